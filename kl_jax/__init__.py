@@ -1,0 +1,20 @@
+"""kl_jax: the Kullback-Leibler divergence for JAX."""
+
+from importlib.metadata import version as _version
+
+from kl_jax.divergences import kl_divergence as kl_divergence
+from kl_jax.divergences import kl_divergence_from_probs as kl_divergence_from_probs
+from kl_jax.divergences import reverse as reverse
+from kl_jax.divergences import tempered as tempered
+from kl_jax.elementwise import generalized_kl as generalized_kl
+from kl_jax.elementwise import rel_entr as rel_entr
+from kl_jax.reductions import Weighted as Weighted
+from kl_jax.reductions import batchmean as batchmean
+from kl_jax.reductions import masked as masked
+from kl_jax.reductions import mean as mean
+from kl_jax.reductions import sum as sum
+from kl_jax.reductions import weighted as weighted
+from kl_jax.torch_compat import KLDivLoss as KLDivLoss
+from kl_jax.torch_compat import kl_div as kl_div
+
+__version__ = _version("kl_jax")

@@ -1,0 +1,216 @@
+"""Every relation between arguments, checked while JAX traces.
+
+Shapes, dtypes, axes and keywords are static, so these checks run once per
+trace, under `jit`, `vmap`, `grad` and `shard_map` alike, and cost nothing
+afterwards. Each raises a `ValueError` or `TypeError` whose message names the
+public function, the argument, what was expected and what was found.
+
+This is the only file that imports chex. Relations chex knows (equal shapes,
+dtypes) go through it; the rest are plain comparisons.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+_SCALARS = (bool, int, float, complex, np.generic)
+
+
+def _array(function: str, name: str, value: Any) -> Array:
+    """`value` as an array, if it is one (or a scalar) to begin with.
+
+    Lists and tuples are refused, as everywhere in JAX: one built by mistake
+    would be traced element by element.
+    """
+    if not (
+        isinstance(value, (Array, np.ndarray, *_SCALARS))
+        or hasattr(value, "__jax_array__")
+    ):
+        raise TypeError(
+            f"{function}: {name} must be an array, found {type(value).__name__}."
+        )
+    return jnp.asarray(value)
+
+
+def _typed(function: str, name: str, array: Array, kinds: Any, expected: str) -> None:
+    chex.assert_type(
+        array,
+        kinds,
+        exception_type=TypeError,
+        include_default_message=False,
+        custom_message=(
+            f"{function}: {name} must be {expected}, found dtype {array.dtype}."
+        ),
+    )
+
+
+def floats(function: str, **arguments: Any) -> list[Array]:
+    """The arguments as arrays of the result dtype.
+
+    That is float64 if one of them is float64, else float32; a Python number
+    takes the dtype of the arrays beside it. Anything that is not floating
+    point is a `TypeError`.
+    """
+    arrays = []
+    for name, value in arguments.items():
+        array = _array(function, name, value)
+        _typed(function, name, array, jnp.floating, "floating point")
+        arrays.append(array)
+    deciding = [array for array in arrays if not array.weak_type] or arrays
+    double = any(array.dtype == jnp.float64 for array in deciding)
+    dtype = jnp.float64 if double else jnp.float32
+    return [jax.lax.convert_element_type(array, dtype) for array in arrays]
+
+
+def equal_shapes(function: str, **arguments: Array) -> None:
+    """Every argument has the shape of the first."""
+    first, *others = arguments
+    for name in others:
+        chex.assert_equal_shape(
+            [arguments[first], arguments[name]],
+            exception_type=ValueError,
+            include_default_message=False,
+            custom_message=(
+                f"{function}: {name} must have the shape of {first}, "
+                f"{arguments[first].shape}, found {arguments[name].shape}."
+            ),
+        )
+
+
+def broadcast(function: str, **arguments: Array) -> list[Array]:
+    """The arguments, broadcast against one another."""
+    try:
+        shape = np.broadcast_shapes(*(array.shape for array in arguments.values()))
+    except ValueError:
+        names = " and ".join(arguments)
+        found = " and ".join(str(array.shape) for array in arguments.values())
+        raise ValueError(
+            f"{function}: {names} must have shapes that broadcast, found {found}."
+        ) from None
+    return [jnp.broadcast_to(array, shape) for array in arguments.values()]
+
+
+def axes(
+    function: str, axis: int | Sequence[int], shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """`axis` as a sorted tuple of non-negative axes of `shape`."""
+    given = axis if isinstance(axis, (tuple, list)) else (axis,)
+    for a in given:
+        if isinstance(a, (bool, np.bool_)) or not isinstance(a, numbers.Integral):
+            raise TypeError(
+                f"{function}: axis must be an integer or a tuple of integers, "
+                f"found {axis!r}."
+            )
+        if not -len(shape) <= a < len(shape):
+            raise ValueError(
+                f"{function}: axis must lie in [{-len(shape)}, {len(shape)}) "
+                f"for shape {shape}, found {axis!r}."
+            )
+    found = {int(a) % len(shape) for a in given}
+    if len(found) != len(given) or not given:
+        raise ValueError(
+            f"{function}: axis must name at least one axis, and none twice, "
+            f"found {axis!r} for shape {shape}."
+        )
+    return tuple(sorted(found))
+
+
+def some_outcomes(function: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    """A distribution over no outcomes does not exist."""
+    if math.prod(shape[a] for a in axes) == 0:
+        raise ValueError(
+            f"{function}: there must be at least one outcome along axis {axes}, "
+            f"found shape {shape}."
+        )
+
+
+def support(function: str, where: Any, shape: tuple[int, ...]) -> Array:
+    """`where=`: boolean, the rank of the distributions, each dimension equal or 1."""
+    array = _array(function, "where", where)
+    _typed(function, "where", array, jnp.bool_, "boolean")
+    fits = array.ndim == len(shape) and all(
+        found in (1, wanted) for found, wanted in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"{function}: where must have the rank of the distributions and each "
+            f"dimension equal to theirs or 1, expected {shape}, found {array.shape}."
+        )
+    return array
+
+
+def values(function: str, returned: Any) -> Array:
+    """What a transformed function returned: an array of real numbers."""
+    array = _array(function, "the transformed function's result", returned)
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
+        raise TypeError(
+            f"{function}: the transformed function's result must be real, "
+            f"found dtype {array.dtype}."
+        )
+    return array
+
+
+def mask(mask: Any, values: Array) -> Array:
+    """`mask=`: boolean, the shape of the values."""
+    array = _array("masked", "mask", mask)
+    _typed("masked", "mask", array, jnp.bool_, "boolean (weighted takes numbers)")
+    equal_shapes("masked", values=values, mask=array)
+    return array
+
+
+def weights(weights: Any, values: Array) -> Array:
+    """`weights=`: real numbers, the shape of the values."""
+    array = _array("weighted", "weights", weights)
+    kinds = (jnp.floating, jnp.integer)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
+        raise TypeError(
+            "weighted: weights must be real numbers (masked takes booleans), "
+            f"found dtype {array.dtype}."
+        )
+    equal_shapes("weighted", values=values, weights=array)
+    return array
+
+
+def choice(function: str, name: str, value: Any, choices: Sequence[str]) -> None:
+    """A keyword that takes one of a few strings."""
+    if not isinstance(value, str) or value not in choices:
+        expected = ", ".join(repr(c) for c in choices)
+        raise ValueError(
+            f"{function}: {name} must be one of {expected}, found {value!r}."
+        )
+
+
+def flag(function: str, name: str, value: Any) -> None:
+    """A keyword that takes a Python bool, known while tracing."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{function}: {name} must be a bool, found {value!r}.")
+
+
+def temperature(function: str, value: Any) -> Any:
+    """A finite number > 0, or a 0-d floating array whose value is not looked at."""
+    if isinstance(value, (Array, np.ndarray)):
+        array = _array(function, "temperature", value)
+        _typed(function, "temperature", array, jnp.floating, "floating point")
+        if array.ndim:
+            raise ValueError(
+                f"{function}: temperature must be a number or a 0-d array, "
+                f"found shape {array.shape}."
+            )
+        return array
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{function}: temperature must be a number, found {value!r}.")
+    if not 0 < value < math.inf:
+        raise ValueError(
+            f"{function}: temperature must be finite and > 0, found {value!r}."
+        )
+    return float(value)

@@ -1,0 +1,312 @@
+r"""Reductions as transforms of functions: `mean(f)`, as one writes `grad(f)`.
+
+A loss is a divergence per row and a rule for turning rows into one number. The
+usual way to say the rule is a string, `reduction="mean"`, threaded through every
+function and kernel; each string is one more case, and none can say "the mean
+over tokens kept, then the mean over sequences". Here the rule is composition:
+
+    mean(f)                              nats per row
+    mean(masked(f))                      nats per token kept          (token mean)
+    mean(mean(masked(f), axis=-1))       nats per token, each sequence equal
+    mean(sum(masked(f), axis=-1))        nats per sequence
+    mean(masked(f), axis_name="data")    the first, over a mesh axis
+
+`masked` and `weighted` add one keyword each and reduce nothing; `sum`, `mean` and
+`batchmean` reduce and add nothing. They transform any function that returns real
+values. What a reduction has to know travels in the value, as `Weighted(values,
+weights)`: not on the function, where `jit` and `vmap` would copy it to functions
+that it does not describe.
+
+Two laws hold, and are tests:
+
+    mean(masked(f))(*args, mask=m)      ==  jnp.mean(f(*args), where=m)
+    mean(weighted(f))(*args, weights=w) ==  jnp.average(f(*args), weights=w)
+
+Numerators and denominators are summed apart and divided last, over array axes and
+over devices. A mean of means is another number: where devices or micro-batches keep
+different numbers of tokens it is wrong. To accumulate over micro-batches, add up the
+numerators `sum(g)(...)` and the denominators `jnp.sum(g(...).weights)` for
+`g = masked(f)`, and divide at the end.
+
+A row of weight 0 is absent. Whatever it holds, nan and inf included, does not reach
+the value. It can reach a gradient: the derivative of `f` at an absent row is multiplied
+by 0, and 0 * nan is nan. So where absent rows may hold nan or +-inf *inputs*, select the
+inputs too, `jnp.where(mask[..., None], logits, 0)`; selecting outputs cannot help.
+
+Build the transformed function once, outside the training loop: `jax.jit(mean(f))` is a
+new function each time it is written, and traced anew.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from kl_jax import contracts
+
+__all__ = ["Weighted", "batchmean", "masked", "mean", "sum", "weighted"]
+
+Axis = int | Sequence[int] | None
+AxisName = str | Sequence[str] | None
+
+
+class Weighted(NamedTuple):
+    """Values, and the weight each carries into the next reduction. Weight 0 is absent.
+
+    What a function under `masked` or `weighted` returns, and a partial reduction of it.
+    """
+
+    values: Array
+    weights: Array
+
+
+def masked(fun: Callable[..., Any]) -> Callable[..., Weighted]:
+    """`fun` with the keyword `mask=`: rows where it is False are absent.
+
+    Args:
+      fun: A function that returns real values, or `Weighted` ones.
+
+    Returns:
+      A function that returns `Weighted(values, weights)`, for a reduction to consume.
+      Its `mask=` is boolean, of the shape of the values. Around a function that is
+      `weighted` or reduced already the weights multiply.
+
+    Raises:
+      TypeError: If the mask is not boolean.   ValueError: If its shape differs.
+
+    Gradient: 0 in absent rows where `fun` has a finite derivative there; see the module's
+      introduction for absent rows that hold nan or inf.
+
+    >>> import jax.numpy as jnp
+    >>> loss = mean(masked(jnp.square))
+    >>> x = jnp.array([1.0, 2.0, jnp.nan])
+    >>> loss(x, mask=jnp.array([True, True, False])).item()
+    2.5
+
+    Source: `where=` of `jax.numpy.mean`.
+    """
+
+    def transformed(*args: Any, mask: Any, **kwargs: Any) -> Weighted:
+        values, weights = _weighted("masked", fun(*args, **kwargs))
+        keep = contracts.mask(mask, values)
+        return Weighted(values, jnp.where(keep, weights, 0))
+
+    return _named_after(fun, transformed, extra="mask")
+
+
+def weighted(fun: Callable[..., Any]) -> Callable[..., Weighted]:
+    """`fun` with the keyword `weights=`: how much each row counts.
+
+    Args:
+      fun: A function that returns real values, or `Weighted` ones.
+
+    Returns:
+      A function that returns `Weighted(values, weights)`, for a reduction to consume.
+      Its `weights=` are real numbers, of the shape of the values. Around a function that
+      is `masked` or reduced already the weights multiply.
+
+    Raises:
+      TypeError: If the weights are not real numbers.   ValueError: If their shape differs.
+
+    >>> import jax.numpy as jnp
+    >>> loss = mean(weighted(jnp.square))
+    >>> loss(jnp.array([1.0, 2.0]), weights=jnp.array([3.0, 1.0])).item()
+    1.75
+
+    Source: `jax.numpy.average`.
+    """
+
+    def transformed(*args: Any, weights: Any, **kwargs: Any) -> Weighted:
+        values, carried = _weighted("weighted", fun(*args, **kwargs))
+        given = contracts.weights(weights, values)
+        return Weighted(values, carried * given.astype(values.dtype))
+
+    return _named_after(fun, transformed, extra="weights")
+
+
+def sum(
+    fun: Callable[..., Any], axis: Axis = None, *, axis_name: AxisName = None
+) -> Callable[..., Any]:
+    """`fun`, and then the (weighted) sum of its values.
+
+    Args:
+      fun: A function that returns real values, or `Weighted` ones.
+      axis: Axes of the values to sum over; all of them by default.
+      axis_name: Mesh or `vmap` axes to sum over as well, inside `shard_map` or `vmap`.
+
+    Returns:
+      A function with the arguments of `fun`. With `axis=None` it returns an array of
+      shape (); else an array without those axes, as `Weighted` if the values were: a row
+      with nothing present is absent, any other has weight 1. At least float32.
+
+    Raises:
+      ValueError: If an axis is out of range.   TypeError: If the values are not real.
+
+    >>> import jax.numpy as jnp
+    >>> sum(jnp.square)(jnp.array([1.0, 2.0])).item()
+    5.0
+
+    Source: `jax.numpy.sum`.
+    """
+    return _reduction("sum", fun, axis, axis_name, lambda total, count: total, 0.0)
+
+
+def mean(
+    fun: Callable[..., Any], axis: Axis = None, *, axis_name: AxisName = None
+) -> Callable[..., Any]:
+    """`fun`, and then the (weighted) mean of its values.
+
+    The sum of weight * value over the sum of the weights, each summed over all devices
+    first.
+
+    Args:
+      fun: A function that returns real values, or `Weighted` ones.
+      axis: Axes of the values to average over; all of them by default.
+      axis_name: Mesh or `vmap` axes to average over as well, inside `shard_map` or `vmap`.
+
+    Returns:
+      A function with the arguments of `fun`. With `axis=None` it returns an array of
+      shape (); else an array without those axes, as `Weighted` if the values were: a row
+      with nothing present is absent, any other has weight 1. At least float32.
+
+    Raises:
+      ValueError: If an axis is out of range.   TypeError: If the values are not real.
+
+    Boundary: nan where nothing is present.
+    Gradient: 0 where nothing is present, so that an empty batch is seen in the log and
+      does no harm to parameters.
+
+    >>> import jax.numpy as jnp
+    >>> mean(jnp.square)(jnp.array([1.0, 2.0])).item()
+    2.5
+
+    Source: `jax.numpy.mean` and `jax.numpy.average`.
+    """
+    return _reduction(
+        "mean", fun, axis, axis_name, lambda total, count: total / count, jnp.nan
+    )
+
+
+def batchmean(
+    fun: Callable[..., Any], *, axis_name: AxisName = None
+) -> Callable[..., Array]:
+    """`fun`, and then the (weighted) sum of its values over their leading length.
+
+    Absent rows are counted in the length, as PyTorch does. Values of shape () are
+    divided by 1.
+
+    Args:
+      fun: A function that returns real values, or `Weighted` ones.
+      axis_name: Mesh or `vmap` axes that split the leading axis.
+
+    Returns:
+      A function with the arguments of `fun` that returns an array of shape (), at least
+      float32.
+
+    Raises:
+      TypeError: If the values are not real.
+
+    Boundary: nan where the leading length is 0.
+
+    >>> import jax.numpy as jnp
+    >>> batchmean(jnp.square)(jnp.array([[1.0, 2.0], [3.0, 4.0]])).item()
+    15.0
+
+    Source: `torch.nn.KLDivLoss`, `reduction="batchmean"`.
+    """
+
+    def transformed(*args: Any, **kwargs: Any) -> Array:
+        out = fun(*args, **kwargs)
+        shape = (out.values if isinstance(out, Weighted) else jnp.asarray(out)).shape
+        total = sum(lambda: out, axis_name=axis_name)()
+        length = shape[0] if shape else 1
+        if axis_name is not None:
+            length = length * lax.axis_size(axis_name)
+        return total / jnp.asarray(length, total.dtype)
+
+    return _named_after(fun, transformed)
+
+
+def _real(function: str, returned: Any) -> Array:
+    """The values a function returned, at least float32: a count of 1001 ones in bfloat16
+    is 1000."""
+    values = contracts.values(function, returned)
+    return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
+
+
+def _weighted(function: str, out: Any) -> Weighted:
+    """What a function returned, as `Weighted`; values without weights have weight 1."""
+    if isinstance(out, Weighted):
+        values = _real(function, out.values)
+        return Weighted(values, out.weights.astype(values.dtype))
+    values = _real(function, out)
+    return Weighted(values, jnp.ones_like(values))
+
+
+def _reduction(
+    function: str,
+    fun: Callable[..., Any],
+    axis: Axis,
+    axis_name: AxisName,
+    finalize: Callable[[Array, Array], Array],
+    nothing: float,
+) -> Callable[..., Any]:
+    """`finalize(total, count)` of the values of `fun`, `nothing` where none is present."""
+
+    def transformed(*args: Any, **kwargs: Any) -> Any:
+        out = fun(*args, **kwargs)
+        travels = isinstance(out, Weighted)
+        values = _real(function, out.values if travels else out)
+        over = tuple(range(values.ndim))
+        if axis is not None:
+            over = contracts.axes(function, axis, values.shape)
+        if travels:
+            weights = out.weights.astype(values.dtype)
+            present = weights != 0
+            # Select before multiplying: an absent value may be inf, and 0 * inf is nan.
+            total = jnp.sum(weights * jnp.where(present, values, 0), over)
+            count = jnp.sum(weights, over)
+            rows = jnp.sum(present, over)
+        else:
+            total = jnp.sum(values, over)
+            rows = jnp.asarray(math.prod(values.shape[a] for a in over))
+            count = rows.astype(values.dtype)
+        if axis_name is not None:
+            total, count, rows = lax.psum((total, count, rows), axis_name)
+        some = rows > 0
+        # A constant where nothing is present: its gradient is 0.
+        value = jnp.where(some, finalize(total, jnp.where(some, count, 1)), nothing)
+        if travels and axis is not None:
+            return Weighted(jnp.where(some, value, 0), some.astype(value.dtype))
+        return value
+
+    return _named_after(fun, transformed)
+
+
+def _named_after(
+    fun: Callable[..., Any], transformed: Callable[..., Any], extra: str | None = None
+) -> Callable[..., Any]:
+    """`transformed` with the name, the docstring and the signature of `fun`.
+
+    `__dict__` is not copied: attributes that describe `fun` do not describe this.
+    """
+    functools.update_wrapper(transformed, fun, updated=())
+    if extra is not None:
+        try:
+            signature = inspect.signature(fun)
+        except (TypeError, ValueError):  # some callables written in C have none
+            return transformed
+        parameters = list(signature.parameters.values())
+        keyword = inspect.Parameter(extra, inspect.Parameter.KEYWORD_ONLY)
+        at = len(parameters)
+        if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
+            at -= 1
+        parameters.insert(at, keyword)
+        transformed.__signature__ = signature.replace(parameters=parameters)
+    return transformed
