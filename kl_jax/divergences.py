@@ -21,7 +21,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import contracts
-from kl_jax.elementwise import phi, rel_entr, tangent
+from kl_jax.elementwise import phi, rel_entr, tangent, two_sum
 
 __all__ = ["kl_divergence", "kl_divergence_from_probs", "reverse", "tempered"]
 
@@ -179,7 +179,7 @@ def tempered(
     >>> import jax.numpy as jnp
     >>> a, b = jnp.array([0.0, 1.0]), jnp.array([0.0, 3.0])
     >>> round(tempered(kl_divergence, 2.0)(a, b).item(), 4)
-    0.3888
+    0.4195
 
     Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network" (2015).
     """
@@ -209,48 +209,43 @@ def _finite_above(logits: Array, axes: tuple[int, ...]) -> Array:
     return jnp.where(top == jnp.inf, point, logits)
 
 
-def _shifted(logits: Array, axes: tuple[int, ...]) -> Array:
-    """Logits less their maximum; -inf throughout where there is no outcome."""
+def _shifted(logits: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """Logits less their maximum, and the rounding error of that; -inf and 0 for -inf."""
     top = lax.stop_gradient(jnp.max(logits, axes, keepdims=True))
-    return logits - jnp.where(top == -jnp.inf, 0, top)
+    absent = logits == -jnp.inf
+    shift = jnp.where(top == -jnp.inf, 0, -top)
+    shifted, error = two_sum(jnp.where(absent, 0, logits), shift)
+    return jnp.where(absent, -jnp.inf, shifted), jnp.where(absent, 0, error)
 
 
-def _softmax(shifted: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """e^x over its sum, and the sum; all 0 where there is no outcome."""
+def _masses(shifted: Array, error: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """e^x of shifted logits, and their sum (1 where there is no outcome).
+
+    The error of the shift is put back to first order: at x = -40 it is 17 ULP of e^x.
+    """
     mass = jnp.exp(shifted)
+    mass = mass + mass * error
     total = jnp.sum(mass, axes, keepdims=True)
-    return mass / jnp.where(total == 0, 1, total), total
+    return mass, jnp.where(total == 0, 1, total)
 
 
-def _centred(a: Array, b: Array, axes: tuple[int, ...]) -> tuple[Array, ...]:
-    """softmax(a), d = (b - a) - E_p[b - a] where both p and q have mass (else 0), and the
-    mean itself, of shifted logits."""
-    p, _ = _softmax(a, axes)
-    common = (p > 0) & (b > -jnp.inf)
+def _centred(
+    a: tuple[Array, Array], b: tuple[Array, Array], p: Array, axes: tuple[int, ...]
+) -> tuple[Array, Array]:
+    """d = delta - E_p[delta] where p and q have mass (0 elsewhere), and E_p[delta], for
+    delta = b - a of shifted logits."""
+    (a, a_error), (b, b_error) = a, b
+    common = (p != 0) & (b != -jnp.inf)
     # Select before subtracting: -inf - (-inf) is nan, in the derivative too.
-    difference = jnp.where(common, b, 0) - jnp.where(common, a, 0)
-    mean = jnp.sum(p * difference, axes, keepdims=True)
-    return p, jnp.where(common, difference - mean, 0), mean
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _kl(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
-    a, b = _shifted(a, axes), _shifted(b, axes)
-    p, d, mean = _centred(a, b, axes)
-    _, total_p = _softmax(a, axes)
-    mass_q = jnp.exp(b)
-    # q's mass on p's scale is p e^d = mass_q e^-mean / total_p. Each form of p phi(d)
-    # serves where it neither cancels nor overflows; the second holds at p = 0 too.
-    near = (-1 <= d) & (d <= 2) & (p > 0)
-    shift = jnp.minimum(-mean, _LARGE)
-    q_on_p = mass_q * (jnp.exp(shift) / jnp.where(total_p == 0, 1, total_p))
-    terms = jnp.where(near, p * phi(jnp.where(near, d, 0)), q_on_p - p * (1 + d))
-    small = jnp.log1p(jnp.sum(terms, axes, keepdims=True))
-    large = jnp.log(jnp.sum(mass_q, axes, keepdims=True)) - mean - jnp.log(total_p)
-    value = jnp.where(-mean < _LARGE, small, large)
-    value = jnp.where(_infinite(a, b, axes), jnp.inf, value)
-    value = jnp.where(total_p == 0, 0, value)
-    return jnp.squeeze(value, axes)
+    a, b = (jnp.where(common, x, 0) for x in (a, b))
+    # Near-equal logits differ in their last digits: delta needs the errors of the shifts,
+    # and its own, until the mean is off.
+    delta, error = two_sum(b, -a)
+    delta, error = two_sum(delta, error + (b_error - a_error))
+    mean = jnp.sum(p * delta, axes, keepdims=True)
+    d = jnp.where(common, (delta - mean) + error, 0)
+    residual = jnp.sum(p * d, axes, keepdims=True)
+    return jnp.where(common, d - residual, 0), mean + residual
 
 
 # Where -E_p[delta] passes this, KL > 30 - log V and its logarithms no longer cancel;
@@ -258,27 +253,58 @@ def _kl(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
 _LARGE = 30.0
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+@functools.partial(jax.jit, static_argnums=(2,))
+def _kl(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
+    shifted_a, shifted_b = _shifted(a, axes), _shifted(b, axes)
+    mass_a, total_a = _masses(*shifted_a, axes)
+    mass_b, total_b = _masses(*shifted_b, axes)
+    p = mass_a / total_a
+    d, mean = _centred(shifted_a, shifted_b, p, axes)
+    # p phi(d), or q on p's scale, p e^d = mass_b e^-mean / total_a, less p (1 + d): each
+    # where it neither cancels nor overflows. The second holds at p = 0 too.
+    near = (-1 <= d) & (d <= 2) & (p > 0)
+    q_on_p = mass_b * (jnp.exp(jnp.minimum(-mean, _LARGE)) / total_a)
+    terms = jnp.where(near, p * phi(jnp.where(near, d, 0)), q_on_p - p * (1 + d))
+    small = jnp.log1p(jnp.sum(terms, axes, keepdims=True))
+    large = jnp.log(total_b) - jnp.log(total_a) - mean
+    value = jnp.where(-mean < _LARGE, small, large)
+    value = jnp.where(_infinite(a, b, axes), jnp.inf, value)
+    return jnp.squeeze(jnp.where(_empty(a, axes), 0, value), axes)
+
+
 def _infinite(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
     """Whether some outcome has p > 0 and q = 0: a question of -inf, not of arithmetic."""
     return jnp.any((a > -jnp.inf) & (b == -jnp.inf), axes, keepdims=True)
 
 
-def _kl_jvp(axes, primals, tangents):
-    value = _kl(*primals, axes)
-    kl = jnp.expand_dims(value, axes)
-    a, b = (_shifted(x, axes) for x in primals)
-    p, d, _ = _centred(a, b, axes)
-    q, _ = _softmax(b, axes)
+def _empty(logits: Array, axes: tuple[int, ...]) -> Array:
+    return jnp.all(logits == -jnp.inf, axes, keepdims=True)
+
+
+@functools.partial(jax.jit, static_argnums=(2,))
+def _kl_slopes(a: Array, b: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
+    """dKL/da = -p d and dKL/db = q - p = p (e^(d - KL) - 1), the latter where it cancels."""
+    shifted_a, shifted_b = _shifted(a, axes), _shifted(b, axes)
+    mass_a, total_a = _masses(*shifted_a, axes)
+    mass_b, total_b = _masses(*shifted_b, axes)
+    p, q = mass_a / total_a, mass_b / total_b
+    d, _ = _centred(shifted_a, shifted_b, p, axes)
     infinite = _infinite(a, b, axes)
-    some = jnp.sum(p, axes, keepdims=True) > 0
-    # dKL/da = -p d, dKL/db = q - p = p (e^(d - KL) - 1), the latter where it cancels.
-    log_quotient = jnp.where(infinite, 0, d - jnp.where(infinite, 0, kl))
+    kl = jnp.where(infinite, 0, jnp.expand_dims(_kl(a, b, axes), axes))
+    log_quotient = d - kl
     near = (jnp.abs(log_quotient) < 1) & (p > 0) & (b > -jnp.inf) & ~infinite
     difference = jnp.where(near, p * jnp.expm1(jnp.where(near, log_quotient, 0)), q - p)
     slope_a = jnp.where(infinite, 0, -p * d)
-    slope_b = jnp.where(some, difference, 0)
-    da, db = tangents
-    return value, jnp.sum(tangent(p, (slope_a, da), (slope_b, db)), axes)
+    slope_b = jnp.where(_empty(a, axes), 0, difference)
+    return slope_a, slope_b
+
+
+def _kl_jvp(axes, primals, tangents):
+    (a, b), (da, db) = primals, tangents
+    slope_a, slope_b = _kl_slopes(a, b, axes)
+    change = tangent(a, (slope_a, da), (slope_b, db))
+    return _kl(a, b, axes), jnp.sum(change, axes)
 
 
 _kl.defjvp(_kl_jvp, symbolic_zeros=True)

@@ -154,7 +154,7 @@ def sum(
 
     Source: `jax.numpy.sum`.
     """
-    return _reduction("sum", fun, axis, axis_name, lambda total, count: total, 0.0)
+    return _reduction("sum", fun, axis, axis_name, lambda total, *_: total)
 
 
 def mean(
@@ -189,7 +189,7 @@ def mean(
     Source: `jax.numpy.mean` and `jax.numpy.average`.
     """
     return _reduction(
-        "mean", fun, axis, axis_name, lambda total, count: total / count, jnp.nan
+        "mean", fun, axis, axis_name, lambda total, count, length: total / count
     )
 
 
@@ -221,16 +221,9 @@ def batchmean(
     Source: `torch.nn.KLDivLoss`, `reduction="batchmean"`.
     """
 
-    def transformed(*args: Any, **kwargs: Any) -> Array:
-        out = fun(*args, **kwargs)
-        shape = (out.values if isinstance(out, Weighted) else jnp.asarray(out)).shape
-        total = sum(lambda: out, axis_name=axis_name)()
-        length = shape[0] if shape else 1
-        if axis_name is not None:
-            length = length * lax.axis_size(axis_name)
-        return total / jnp.asarray(length, total.dtype)
-
-    return _named_after(fun, transformed)
+    return _reduction(
+        "batchmean", fun, None, axis_name, lambda total, count, length: total / length
+    )
 
 
 def _real(function: str, returned: Any) -> Array:
@@ -254,10 +247,9 @@ def _reduction(
     fun: Callable[..., Any],
     axis: Axis,
     axis_name: AxisName,
-    finalize: Callable[[Array, Array], Array],
-    nothing: float,
+    finalize: Callable[[Array, Array, Array], Array],
 ) -> Callable[..., Any]:
-    """`finalize(total, count)` of the values of `fun`, `nothing` where none is present."""
+    """`fun`, and then `finalize(total, count, leading length)` of its values."""
 
     def transformed(*args: Any, **kwargs: Any) -> Any:
         out = fun(*args, **kwargs)
@@ -272,19 +264,24 @@ def _reduction(
             # Select before multiplying: an absent value may be inf, and 0 * inf is nan.
             total = jnp.sum(weights * jnp.where(present, values, 0), over)
             count = jnp.sum(weights, over)
-            rows = jnp.sum(present, over)
+            rows = jnp.sum(present.astype(values.dtype), over)
         else:
             total = jnp.sum(values, over)
-            rows = jnp.asarray(math.prod(values.shape[a] for a in over))
-            count = rows.astype(values.dtype)
+            # Not an integer: 2^31 values would overflow it.
+            rows = count = jnp.full(
+                (), math.prod(values.shape[a] for a in over), values.dtype
+            )
+        length = jnp.full((), values.shape[0] if values.ndim else 1, values.dtype)
         if axis_name is not None:
-            total, count, rows = lax.psum((total, count, rows), axis_name)
+            sums = (total, count, rows, length)
+            total, count, rows, length = lax.psum(sums, axis_name)
         some = rows > 0
-        # A constant where nothing is present: its gradient is 0.
-        value = jnp.where(some, finalize(total, jnp.where(some, count, 1)), nothing)
+        value = finalize(total, jnp.where(some, count, 1), length)
         if travels and axis is not None:
             return Weighted(jnp.where(some, value, 0), some.astype(value.dtype))
-        return value
+        # 0 / 0 only where nothing is present, and a constant: the gradient there is 0.
+        nothing = finalize(jnp.zeros_like(total), rows, length)
+        return jnp.where(some, value, lax.stop_gradient(nothing))
 
     return _named_after(fun, transformed)
 

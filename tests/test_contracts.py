@@ -1,0 +1,262 @@
+"""Every refusal: the type of the error, and that its message names the public function,
+the argument, what was expected and what was found. At trace time: each call is tried
+eagerly and under `jit`."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kl_jax import (
+    batchmean,
+    generalized_kl,
+    kl_divergence,
+    kl_divergence_from_probs,
+    masked,
+    mean,
+    rel_entr,
+    tempered,
+    weighted,
+)
+from kl_jax import sum as sum_
+
+A = np.zeros((4, 3), np.float32)
+ROWS = (kl_divergence, kl_divergence_from_probs)
+PAIRS = (rel_entr, generalized_kl, *ROWS)
+NAMES = {
+    rel_entr: ("p", "q"),
+    generalized_kl: ("p", "q"),
+    kl_divergence: ("logits_p", "logits_q"),
+    kl_divergence_from_probs: ("p", "q"),
+}
+
+
+def refuses(error, pattern, function, *args, **kwargs):
+    """Eagerly, and traced: arrays become tracers, everything else stays static."""
+    with pytest.raises(error, match=pattern):
+        function(*args, **kwargs)
+
+    arrays = {i: x for i, x in enumerate(args) if isinstance(x, (np.ndarray, jax.Array))}
+    named = {k: x for k, x in kwargs.items() if isinstance(x, (np.ndarray, jax.Array))}
+
+    def traced(arrays, named):
+        return function(
+            *(arrays.get(i, x) for i, x in enumerate(args)), **{**kwargs, **named}
+        )
+
+    with pytest.raises(error, match=pattern):
+        jax.jit(traced)(arrays, named)
+
+
+@pytest.mark.parametrize("function", PAIRS)
+def test_shapes_must_be_equal(function):
+    first, second = NAMES[function]
+    for shape in ((4, 1), (3,), (3, 4), ()):
+        refuses(
+            ValueError,
+            rf"{function.__name__}: {second} must have the shape of {first}, "
+            rf"\(4, 3\), found \({', '.join(map(str, shape))}",
+            function,
+            A,
+            np.zeros(shape, np.float32),
+        )
+
+
+@pytest.mark.parametrize("function", PAIRS)
+@pytest.mark.parametrize("dtype", [np.int32, np.bool_, np.complex64])
+def test_arguments_must_be_floating_point(function, dtype):
+    for place, name in enumerate(NAMES[function]):
+        args = [A, A]
+        args[place] = A.astype(dtype)
+        refuses(
+            TypeError,
+            rf"{function.__name__}: {name} must be floating point, "
+            rf"found dtype {np.dtype(dtype)}",
+            function,
+            *args,
+        )
+
+
+@pytest.mark.parametrize("function", PAIRS)
+@pytest.mark.parametrize("value", [[0.5, 0.5], (0.5, 0.5), "0.5", None])
+def test_arguments_must_be_arrays(function, value):
+    name = NAMES[function][1]
+    refuses(
+        TypeError,
+        f"{function.__name__}: {name} must be an array, found {type(value).__name__}",
+        function,
+        A,
+        value,
+    )
+
+
+@pytest.mark.parametrize("function", ROWS)
+def test_axis(function):
+    for axis in (2, -3, 5, (0, 5)):
+        refuses(
+            ValueError,
+            rf"{function.__name__}: axis must lie in \[-2, 2\) for shape \(4, 3\), found",
+            function,
+            A,
+            A,
+            axis=axis,
+        )
+    for axis in ((0, 0), (1, -1), ()):
+        pattern = rf"{function.__name__}: axis must name at least one axis, and none twice"
+        refuses(ValueError, pattern, function, A, A, axis=axis)
+    for axis in ("vocab", 1.0, None, True, (0, "x")):
+        pattern = rf"{function.__name__}: axis must be an integer or a tuple of integers"
+        refuses(TypeError, pattern, function, A, A, axis=axis)
+    scalar = np.float32(0)
+    with pytest.raises(ValueError, match=r"axis must lie in \[0, 0\) for shape \(\)"):
+        function(scalar, scalar)
+
+
+@pytest.mark.parametrize("function", ROWS)
+def test_there_must_be_an_outcome(function):
+    none = np.zeros((4, 0), np.float32)
+    pattern = rf"{function.__name__}: there must be at least one outcome along axis"
+    refuses(ValueError, pattern, function, none, none)
+    refuses(ValueError, pattern, function, none, none, axis=(0, 1))
+
+
+@pytest.mark.parametrize("function", ROWS)
+def test_where(function):
+    name = function.__name__
+    for dtype in (np.float32, np.int32):
+        pattern = rf"{name}: where must be boolean, found dtype {np.dtype(dtype)}"
+        refuses(TypeError, pattern, function, A, A, where=np.ones((4, 3), dtype))
+    for shape in ((4,), (3,), (4, 2), (1, 4, 3)):
+        pattern = rf"{name}: where must have the rank .* expected \(4, 3\), found"
+        refuses(ValueError, pattern, function, A, A, where=np.ones(shape, bool))
+    refuses(TypeError, f"{name}: where must be an array", function, A, A, where=[True])
+
+
+def test_a_row_mask_is_no_where_even_if_the_numbers_agree():
+    # optax takes a [4] mask for the classes of [4, 4] logits.
+    square = np.zeros((4, 4), np.float32)
+    pattern = r"where must have the rank .* expected \(4, 4\), found \(4,\)"
+    refuses(ValueError, pattern, kl_divergence, square, square, where=np.ones(4, bool))
+
+
+def test_mask():
+    loss = mean(masked(kl_divergence))
+    for shape in ((4, 3), (3,), (), (4, 1), (1,)):
+        refuses(
+            ValueError,
+            r"masked: mask must have the shape of values, \(4,\), found",
+            loss,
+            A,
+            A,
+            mask=np.ones(shape, bool),
+        )
+    for dtype in (np.float32, np.int32):
+        refuses(
+            TypeError,
+            rf"masked: mask must be boolean .*found dtype {np.dtype(dtype)}",
+            loss,
+            A,
+            A,
+            mask=np.ones(4, dtype),
+        )
+    refuses(TypeError, "masked: mask must be an array", loss, A, A, mask=[True] * 4)
+    refuses(TypeError, r"kl_divergence\(\) missing .*'mask'", loss, A, A)
+
+
+def test_weights():
+    loss = mean(weighted(kl_divergence))
+    for shape in ((4, 3), (3,), ()):
+        refuses(
+            ValueError,
+            r"weighted: weights must have the shape of values, \(4,\), found",
+            loss,
+            A,
+            A,
+            weights=np.ones(shape, np.float32),
+        )
+    for dtype in (np.bool_, np.complex64):
+        refuses(
+            TypeError,
+            rf"weighted: weights must be real numbers .*found dtype {np.dtype(dtype)}",
+            loss,
+            A,
+            A,
+            weights=np.ones(4, dtype),
+        )
+
+
+@pytest.mark.parametrize("reduce", [sum_, mean])
+def test_axis_of_a_reduction(reduce):
+    loss = reduce(kl_divergence, axis=1)
+    pattern = rf"{reduce.__name__}: axis must lie in \[-1, 1\) for shape \(4,\), found 1"
+    refuses(ValueError, pattern, loss, A, A)
+
+
+@pytest.mark.parametrize("transform", [sum_, mean, batchmean, masked])
+def test_result_of_a_transformed_function(transform):
+    kwargs = {"mask": np.ones(4, bool)} if transform is masked else {}
+    pattern = f"{transform.__name__}: the transformed function's result must be"
+    for result, found in ((A[:, 0] + 0j, "dtype complex64"), ({"loss": 1}, "dict")):
+        refuses(TypeError, f"{pattern}.*{found}", transform(lambda r=result: r), **kwargs)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, -1, np.inf, np.nan, np.float32(0)])
+def test_temperature_must_be_positive(temperature):
+    with pytest.raises(ValueError, match="tempered: temperature must be finite and > 0"):
+        tempered(kl_divergence, temperature)
+
+
+def test_temperature_must_be_a_number_or_a_0d_array():
+    for temperature in ("2", None, True, 1j):
+        with pytest.raises(TypeError, match="tempered: temperature must be a number"):
+            tempered(kl_divergence, temperature)
+    with pytest.raises(TypeError, match="tempered: temperature must be floating point"):
+        tempered(kl_divergence, jnp.array(2))
+    with pytest.raises(ValueError, match=r"0-d array, found shape \(4,\)"):
+        tempered(kl_divergence, jnp.ones(4))
+
+
+def test_tempered_arguments_and_result():
+    loss = tempered(kl_divergence, 2.0)
+    pattern = "tempered: logits_q must be floating point, found dtype int32"
+    refuses(TypeError, pattern, loss, A, A.astype(np.int32))
+    outside = tempered(masked(kl_divergence), 2.0)
+    pattern = "tempered: the transformed function's result must be an array.*Weighted"
+    refuses(TypeError, pattern, outside, A, A, mask=np.ones(4, bool))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        jax.jit,
+        jax.grad,
+        jax.vmap,
+        lambda f: functools.partial(jax.jvp, f, (A, A[:, :1])),
+        lambda f: jax.shard_map(
+            f,
+            mesh=jax.make_mesh((4,), ("x",), devices=jax.devices()[:4]),
+            in_specs=jax.P(),
+            out_specs=jax.P(),
+        ),
+    ],
+    ids=["jit", "grad", "vmap", "jvp", "shard_map"],
+)
+def test_refused_under_every_transform(transform):
+    transformed = transform(kl_divergence)
+    args = ((A, A[:, :1]),) if isinstance(transformed, functools.partial) else (A, A[:, :1])
+    with pytest.raises(ValueError, match="kl_divergence: logits_q must have the shape"):
+        transformed(*args)
+
+
+def test_scalars_and_numpy_arrays_are_arrays():
+    assert rel_entr(0.5, 0.25).dtype == jnp.float32
+    assert rel_entr(np.float64(0.5), np.float16(0.25)).dtype == jnp.float32
+    with jax.enable_x64(True):
+        assert rel_entr(np.float64(0.5), np.float16(0.25)).dtype == jnp.float64
+        assert rel_entr(0.5, np.float32(0.25)).dtype == jnp.float32
+        assert rel_entr(0.5, 0.25).dtype == jnp.float64
+        mixed = jax.grad(lambda p, q: rel_entr(p, q), (0, 1))
+        found = mixed(np.float64(0.5), np.float32(0.25))
+        assert [g.dtype for g in found] == [jnp.float64, jnp.float32]

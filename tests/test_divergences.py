@@ -1,0 +1,353 @@
+"""KL along an axis: values, boundary, derivatives; from probabilities; the transforms."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import oracles
+import pytest
+import scipy.stats
+
+from kl_jax import (
+    kl_divergence,
+    kl_divergence_from_probs,
+    masked,
+    mean,
+    rel_entr,
+    reverse,
+    tempered,
+)
+
+INF, NAN = np.inf, np.nan
+
+
+def batches(dtype, seed=0):
+    """(a, b): rows of one length, near-equal to far apart, flat, normal and peaked."""
+    rng = np.random.default_rng(seed)
+    digits = 7 if dtype == "float32" else 14
+    for size in (2, 3, 7, 33, 257):
+        scale = np.repeat([0.01, 1.0, 20.0], 5)[:, None]
+        noise = 10.0 ** -np.tile([0.0, 1, 3, 5, digits], 3)[:, None]
+        a = rng.normal(size=(15, size)) * scale
+        b = a + rng.normal(size=(15, size)) * noise
+        a[::4] += 1000.0  # one side far off
+        yield a.astype(dtype), b.astype(dtype)
+
+
+# benchmarks/accuracy.py sees at most 6.7 ULP; below the floor a term underflows.
+BOUND = 8.0
+FLOOR = {"float32": 2.0**-90, "float64": 2.0**-900}
+
+value_and_gradients = jax.jit(
+    jax.vmap(jax.value_and_grad(kl_divergence, (0, 1)))
+)
+
+
+def test_error_in_ulp(dtype):
+    for a, b in batches(dtype):
+        found = np.asarray(jax.jit(kl_divergence)(a, b))
+        assert (found >= 0).all()
+        for value, x, y in zip(found, a, b, strict=True):
+            true = oracles.kl(x, y)
+            if true > FLOOR[dtype]:
+                assert oracles.ulps(value, true, dtype) <= BOUND, (x, y)
+            else:
+                assert value <= 2 * FLOOR[dtype]
+
+
+def test_one_operation_at_a_time_agrees_within_the_bound():
+    # XLA may fold in a program what it executes alone; error-free sums must survive it.
+    a, b = list(batches("float32"))[3]
+    with jax.disable_jit():
+        alone = np.asarray(kl_divergence(a, b))
+    together = np.asarray(kl_divergence(a, b))
+    assert (np.abs(alone - together) <= 2 * BOUND * np.spacing(alone + 2**-90)).all()
+
+
+def test_equal_logits_give_exactly_0(dtype):
+    for a, _ in list(batches(dtype))[::2]:
+        value, gradients = value_and_gradients(a, a)
+        np.testing.assert_array_equal(value, 0)
+        np.testing.assert_array_equal(gradients, 0)
+
+
+def test_first_derivatives(dtype):
+    eps = float(np.finfo(dtype).eps)
+    for a, b in batches(dtype, seed=1):
+        _, found = value_and_gradients(a, b)
+        for row in range(len(a)):
+            expected = oracles.kl_gradients(a[row], b[row])
+            for f, e in zip(found, expected, strict=True):
+                e = np.array([float(x) for x in e])
+                largest = np.abs(e).max()
+                # Worst seen 3.8 eps; 8 eps is 1e-6 in float32.
+                if largest > 1e-30:
+                    assert np.abs(np.asarray(f[row]) - e).max() <= 8 * eps * largest
+
+
+def test_large_divergences(dtype):
+    for gap in (20.0, 31.0, 100.0, 1000.0):
+        a = np.array([gap, 0.0, -gap, 1.0], dtype)
+        for b in (a[::-1].copy(), np.zeros(4, dtype)):
+            found = kl_divergence(a, b)
+            assert oracles.ulps(found, oracles.kl(a, b), dtype) <= 4, (gap, b)
+    for gap in (1e6, 1e30):  # p is one outcome, to which q gives e^-gap
+        a, b = np.array([[gap, 0.0], [0.0, gap]], dtype)
+        assert kl_divergence(a, b) == a[0]
+
+
+# logits_p, logits_q, value, gradient in logits_p, gradient in logits_q
+_S = 1 / (1 + np.e)
+BOUNDARY = {
+    "shared -inf": ([0, 1, -INF], [0, 1, -INF], 0, [0, 0, 0], [0, 0, 0]),
+    "p = 0 < q": ([0, 0, -INF], [0, 0, 0], np.log(1.5), [0, 0, 0], [-1 / 6, -1 / 6, 1 / 3]),
+    "q = 0 < p": ([0, 0, 0], [0, 0, -INF], INF, [0, 0, 0], [1 / 6, 1 / 6, -1 / 3]),
+    "disjoint": ([0, -INF], [-INF, 0], INF, [0, 0], [-1, 1]),
+    "p has no outcome": ([-INF] * 2, [0, 1], 0, [0, 0], [0, 0]),
+    "q has no outcome": ([0, 1], [-INF] * 2, INF, [0, 0], [-_S, _S - 1]),
+    "neither has one": ([-INF] * 2, [-INF] * 2, 0, [0, 0], [0, 0]),
+    "+inf is a point mass": ([INF, 0], [0, 0], np.log(2), [0, 0], [-0.5, 0.5]),
+    "+inf on both": ([INF, 0], [INF, 5], 0, [0, 0], [0, 0]),
+    "+inf apart": ([INF, 0], [0, INF], INF, [0, 0], [-0, 0]),
+    "two +inf": ([INF, 0, 0], [INF, INF, 0], np.log(2), [0] * 3, [0] * 3),
+    "one outcome": ([3], [-7], 0, [0], [0]),
+    "finfo.min mask": (
+        [0, 0, np.finfo("f4").min],
+        [0, 0, np.finfo("f4").min],
+        0,
+        [0] * 3,
+        [0] * 3,
+    ),
+    "offset 1e30": ([1e30, 1e30], [0, 0], 0, [0, 0], [0, 0]),
+    "huge spread": ([1000, -1000], [-1000, 1000], 2000, [0, 0], [-1, 1]),
+    "nan in p": ([NAN, 0], [0, 0], NAN, [NAN] * 2, [NAN] * 2),
+    "nan in q": ([0, 0], [NAN, 0], NAN, [NAN] * 2, [NAN] * 2),
+}
+
+
+@jax.jit
+def value_and_derivatives(a, b):
+    return (
+        *jax.value_and_grad(kl_divergence, (0, 1))(a, b),
+        jax.jvp(kl_divergence, (a, b), (jnp.ones_like(a), jnp.zeros_like(b)))[1],
+        jax.hessian(kl_divergence, (0, 1))(a, b),
+    )
+
+
+@pytest.mark.parametrize("case", BOUNDARY)
+def test_boundary(case, dtype):
+    a, b, value, in_p, in_q = (np.asarray(x, dtype) for x in BOUNDARY[case])
+    found, gradients, pushed, hessian = value_and_derivatives(a, b)
+    np.testing.assert_allclose(found, value, rtol=1e-6)
+    np.testing.assert_allclose(gradients[0], in_p, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(gradients[1], in_q, rtol=1e-6, atol=1e-7)
+    assert np.isnan(pushed) == np.isnan(value)
+    finite = not np.isnan(value)
+    assert all(np.isfinite(h).all() == finite for row in hessian for h in row)
+
+
+def test_nan_stays_in_its_row():
+    a = np.random.default_rng(2).normal(size=(3, 5)).astype(np.float32)
+    b = a + 1e-2 * np.arange(5, dtype=np.float32)
+    clean = kl_divergence(a, b)
+    a[1, 2] = NAN
+    found = kl_divergence(a, b)
+    np.testing.assert_array_equal(np.isnan(found), [False, True, False])
+    np.testing.assert_array_equal(found[np.array([0, 2])], clean[np.array([0, 2])])
+
+
+def test_where_selects_the_support():
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(size=(2, 4, 6)).astype(np.float32)
+    keep = np.array([True, True, False, True, False, True])
+    a[:, 2], b[:, 2] = NAN, INF
+    a[:, 4], b[:, 4] = INF, NAN
+    loss = lambda a, b: kl_divergence(a, b, where=keep[None]).sum()  # noqa: E731
+    found, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(a, b)
+    kept = a[:, keep], b[:, keep]
+    np.testing.assert_allclose(found, kl_divergence(*kept).sum(), rtol=1e-6)
+    expected = jax.grad(lambda a, b: kl_divergence(a, b).sum(), (0, 1))(*kept)
+    for g, e in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(g[:, keep], e, rtol=1e-5, atol=1e-7)
+        np.testing.assert_array_equal(g[:, ~keep], 0)
+    full = np.broadcast_to(keep, a.shape).copy()
+    full[1] = False
+    found = kl_divergence(a, b, where=full)
+    assert found[1] == 0  # no outcome at all
+    gradient = jax.grad(lambda b: kl_divergence(a, b, where=full).sum())(b)
+    np.testing.assert_array_equal(gradient[1], 0)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -3, (0, 2), (1, -1), (0, 1, 2), [1]])
+@pytest.mark.parametrize("function", [kl_divergence, kl_divergence_from_probs])
+def test_axis(function, axis):
+    rng = np.random.default_rng(4)
+    a, b = rng.uniform(0.1, 1, (2, 3, 4, 5)).astype(np.float32)
+    axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+    order = [i for i in range(3) if i not in {x % 3 for x in axes}]
+    flat = [
+        np.moveaxis(x, order, range(len(order))).reshape(*(x.shape[i] for i in order), -1)
+        for x in (a, b)
+    ]
+    found = function(a, b, axis=axis)
+    np.testing.assert_allclose(found, function(*flat), rtol=1e-5)
+    where = rng.uniform(size=(3, 1, 5)) < 0.7
+    full = np.broadcast_to(where, a.shape)
+    np.testing.assert_allclose(
+        function(a, b, axis=axis, where=where),
+        function(a, b, axis=axis, where=full),
+        rtol=1e-6,
+    )
+
+
+def test_shapes_with_no_rows():
+    a = jnp.zeros((0, 4))
+    assert kl_divergence(a, a).shape == (0,)
+    assert kl_divergence_from_probs(a, a).shape == (0,)
+    assert kl_divergence(jnp.zeros((2, 0, 4)), jnp.zeros((2, 0, 4)), axis=0).shape == (0, 4)
+
+
+def test_half_precision_is_computed_in_float32():
+    rng = np.random.default_rng(5)
+    a, b = (jnp.asarray(x, jnp.bfloat16) for x in rng.normal(size=(2, 3, 1000)))
+    value, gradients = jax.value_and_grad(
+        lambda a, b: kl_divergence(a, b).sum(), (0, 1)
+    )(a, b)
+    wide = kl_divergence(a.astype(jnp.float32), b.astype(jnp.float32))
+    assert kl_divergence(a, b).dtype == jnp.float32
+    np.testing.assert_array_equal(kl_divergence(a, b), wide)
+    assert all(g.dtype == jnp.bfloat16 for g in gradients)
+    assert kl_divergence(a.astype(jnp.float16), b).dtype == jnp.float32
+    assert np.isfinite(value)
+
+
+def test_second_derivatives_and_every_mode(dtype):
+    rng = np.random.default_rng(6)
+    a, b, u, v = rng.normal(size=(4, 5)).astype(dtype)
+    p, q = (np.array([float(x) for x in oracles.softmax(y)]) for y in (a, b))
+    d = (b - a).astype(float) - p @ (b - a).astype(float)
+    # H_aa = p (1 - d) [i = j] + p p' (d + d' - 1), H_ab = p p' - p [i = j].
+    aa = np.diag(p * (1 - d)) + np.outer(p, p) * (d[:, None] + d[None] - 1)
+    ab = np.outer(p, p) - np.diag(p)
+    bb = np.diag(q) - np.outer(q, q)
+    g = -p * d, q - p
+
+    gradient = jax.grad(kl_divergence, (0, 1))
+
+    @jax.jit
+    def every_mode(a, b, u, v):
+        inner = lambda a, b: gradient(a, b)[0] @ u + gradient(a, b)[1] @ v  # noqa: E731
+        _, linear = jax.linearize(kl_divergence, a, b)
+        return {
+            "hessian": jax.hessian(kl_divergence, (0, 1))(a, b),
+            "gradient": gradient(a, b),
+            "checkpoint": jax.grad(jax.checkpoint(kl_divergence), (0, 1))(a, b),
+            "forward": jax.jvp(kl_divergence, (a, b), (u, v))[1],
+            "linearize": linear(u, v),
+            "forward over reverse": jax.jvp(gradient, (a, b), (u, v))[1],
+            "reverse over reverse": jax.grad(inner, (0, 1))(a, b),
+        }
+
+    found = every_mode(a, b, u, v)
+    product = (aa @ u + ab @ v, ab.T @ u + bb @ v)
+    slope = g[0] @ u + g[1] @ v
+    expected = {
+        "hessian": ((aa, ab), (ab.T, bb)),
+        "gradient": g,
+        "checkpoint": g,
+        "forward": slope,
+        "linearize": slope,
+        "forward over reverse": product,
+        "reverse over reverse": product,
+    }
+    # Worst seen 2.2 eps, of entries of size 1.
+    close = functools.partial(
+        np.testing.assert_allclose, rtol=0, atol=5 * float(np.finfo(dtype).eps)
+    )
+    for mode, wanted in expected.items():
+        jax.tree.map(functools.partial(close, err_msg=mode), found[mode], wanted)
+
+
+def test_jit_and_vmap():
+    rng = np.random.default_rng(7)
+    a, b = rng.normal(size=(2, 3, 4, 6)).astype(np.float32)
+    expected = kl_divergence(a, b)
+    np.testing.assert_allclose(jax.jit(kl_divergence)(a, b), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        jax.vmap(jax.vmap(kl_divergence))(a, b), expected, rtol=1e-6
+    )
+    outer = jax.vmap(functools.partial(kl_divergence, axis=0), in_axes=2, out_axes=1)
+    np.testing.assert_allclose(outer(a, b), kl_divergence(a, b, axis=0), rtol=1e-6)
+
+
+# --- from probabilities ----------------------------------------------------------
+
+
+def test_from_probs_is_the_sum_of_rel_entr():
+    rng = np.random.default_rng(8)
+    p, q = rng.uniform(size=(2, 4, 9))
+    p[0, :3], q[1, 2] = 0, 0
+    p, q = (x.astype(np.float32) for x in (p, q))
+    found = kl_divergence_from_probs(p, q)
+    np.testing.assert_array_equal(found, rel_entr(p, q).sum(-1))
+    assert found[1] == INF
+    p, q = (x / x.sum(-1, keepdims=True) for x in (p, q))
+    np.testing.assert_allclose(
+        kl_divergence_from_probs(p, q), scipy.stats.entropy(p, q, axis=-1), rtol=1e-5
+    )
+
+
+def test_from_probs_where_hides_values_and_gradients():
+    p = np.array([0.2, 0.8, NAN, -1.0], np.float32)
+    q = np.array([0.5, 0.5, 0.0, INF], np.float32)
+    keep = np.array([True, True, False, False])
+    loss = functools.partial(kl_divergence_from_probs, where=keep)
+    value, gradients = jax.value_and_grad(loss, (0, 1))(p, q)
+    expected, inside = jax.value_and_grad(kl_divergence_from_probs, (0, 1))(p[:2], q[:2])
+    assert value == expected
+    for g, e in zip(gradients, inside, strict=True):
+        np.testing.assert_array_equal(g, np.append(e, [0, 0]))
+    assert kl_divergence_from_probs(p[3:], q[3:]) == INF  # SciPy: outside the domain
+
+
+# --- transforms of a divergence -------------------------------------------------
+
+
+def test_reverse():
+    rng = np.random.default_rng(9)
+    a, b = rng.normal(size=(2, 4, 6)).astype(np.float32)
+    other = reverse(kl_divergence)
+    np.testing.assert_array_equal(other(a, b, axis=0), kl_divergence(b, a, axis=0))
+    np.testing.assert_array_equal(reverse(other)(a, b), kl_divergence(a, b))
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1, 2.0, np.float32(3), np.array(4.0, "f4")])
+def test_tempered(temperature):
+    rng = np.random.default_rng(10)
+    a, b = rng.normal(size=(2, 4, 6)).astype(np.float32)
+    t = float(temperature)
+    true = [float(oracles.kl(x, y)) * t * t for x, y in zip(a / t, b / t, strict=True)]
+    loss = tempered(kl_divergence, temperature)
+    found = loss(a, b)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, true, rtol=1e-5)
+    mask = np.array([True, False, True, True])
+    np.testing.assert_allclose(
+        mean(masked(loss))(a, b, mask=mask), np.mean(np.array(true)[mask]), rtol=1e-5
+    )
+    half = tempered(kl_divergence, temperature)(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16))
+    assert half.dtype == jnp.float32
+
+
+def test_tempered_by_a_traced_schedule():
+    a, b = jnp.array([0.0, 1.0]), jnp.array([0.0, 3.0])
+    loss = jax.jit(lambda t: tempered(kl_divergence, t)(a, b))
+    np.testing.assert_allclose(
+        loss(jnp.float32(2)), tempered(kl_divergence, 2)(a, b), rtol=1e-6
+    )
+    slope = jax.grad(loss)(jnp.float32(2))
+    step = 1e-3
+    numeric = mp.mpf(float(loss(jnp.float32(2 + step)))) - float(loss(jnp.float32(2 - step)))
+    np.testing.assert_allclose(slope, float(numeric) / (2 * step), rtol=1e-2)

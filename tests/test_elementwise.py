@@ -1,0 +1,257 @@
+"""Values and derivatives of every order against mpmath; the edges; SciPy's conventions."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import oracles
+import pytest
+import scipy.special
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kl_jax import elementwise, generalized_kl, rel_entr
+
+INF, NAN = np.inf, np.nan
+
+# Worst error in ULP that the docstrings state. benchmarks/elementwise_accuracy.py looks
+# harder (1e5 points a class): 3.3 and 4.1 in float32, 3.2 and 4.0 in float64.
+BOUND = {"rel_entr": 4.0, "generalized_kl": 4.5, "log_ratio": 3.0, "phi": 2.5}
+
+
+def ratios(dtype, n, seed=0):
+    """Pairs (p, q) that agree to 0 ... all digits, differ by little, much, enormously."""
+    rng = np.random.default_rng(seed)
+    digits = 7 if dtype == "float32" else 15
+    for k in range(digits + 1):  # relative difference 10^-k
+        p = np.exp(rng.uniform(-12, 2, n)).astype(dtype)
+        q = (p * (1 + rng.uniform(-1, 1, n) * 10.0**-k)).astype(dtype)
+        yield f"1e-{k}", p, q
+    for low, high in ((0.1, 0.3), (0.24, 0.26), (0.3, 0.6), (1.7, 3.2), (3.9, 4.1)):
+        p = rng.uniform(1, 2, n).astype(dtype)
+        yield f"ratio {low}", p, (p * rng.uniform(low, high, n)).astype(dtype)
+    p = rng.uniform(0, 1, n).astype(dtype)
+    yield "one ulp", p, np.nextafter(p, np.asarray(1, dtype))
+    info = np.finfo(dtype)
+    low = np.log(float(info.smallest_normal)) + 2
+    high = np.log(float(info.max)) - 2
+    p, q = np.exp(rng.uniform(low, high, (2, n))).astype(dtype)
+    yield "any magnitude", p, q
+    near = info.smallest_normal * rng.uniform(1, 40, (2, n)).astype(dtype)
+    yield "smallest normal", *near
+    large = info.max * rng.uniform(0.02, 1, (2, n)).astype(dtype)
+    yield "largest", *large
+
+
+def worst(found, truth, dtype):
+    """Worst error in ULP over the results within the normal range."""
+    info = np.finfo(dtype)
+    errors = [
+        oracles.ulps(f, t, dtype)
+        for f, t in zip(np.asarray(found).tolist(), truth, strict=True)
+        if info.smallest_normal <= abs(t) <= info.max
+    ]
+    return max(errors, default=0.0)
+
+
+@pytest.mark.parametrize("name", ["rel_entr", "generalized_kl", "log_ratio"])
+def test_error_in_ulp(name, dtype):
+    function = jax.jit(getattr(elementwise, name))
+    oracle = getattr(oracles, name)
+    for kind, p, q in ratios(dtype, 300):
+        keep = (p > 0) & (q > 0)
+        p, q = p[keep], q[keep]
+        found = function(jnp.asarray(p), jnp.asarray(q))
+        assert found.dtype == dtype
+        truth = [oracle(a, b) for a, b in zip(p, q, strict=True)]
+        error = worst(found, truth, dtype)
+        assert error <= BOUND[name], f"{kind}: {error}"
+        for value, true in zip(np.asarray(found), truth, strict=True):
+            tiny = float(np.finfo(dtype).smallest_normal)
+            if abs(true) < tiny:  # flushed to 0 or not: nothing more is promised
+                assert abs(value) <= tiny
+
+
+def test_phi_error_in_ulp(dtype):
+    rng = np.random.default_rng(1)
+    pieces = [rng.uniform(-1, 1, 400) * 10.0**-k for k in range(8)]
+    pieces += [rng.uniform(-1.1, -0.9, 400), rng.uniform(1.9, 2.1, 400)]
+    pieces += [rng.uniform(-80, 80, 400)]
+    x = np.concatenate(pieces).astype(dtype)
+    found = jax.jit(elementwise.phi)(jnp.asarray(x))
+    assert worst(found, [oracles.phi(v) for v in x], dtype) <= BOUND["phi"]
+    edges = jnp.asarray([0.0, INF, -INF, NAN], dtype)
+    np.testing.assert_array_equal(elementwise.phi(edges), [0, INF, INF, NAN])
+
+
+@pytest.mark.parametrize("function", [rel_entr, generalized_kl])
+def test_one_operation_at_a_time_agrees_within_the_bound(function):
+    # XLA may fold in a program what it executes alone; error-free sums must survive it.
+    for _, p, q in ratios("float32", 200, seed=5):
+        p, q = jnp.asarray(p), jnp.asarray(q)
+        with jax.disable_jit():
+            alone = np.asarray(function(p, q))
+        together = np.asarray(function(p, q))
+        finite = np.isfinite(alone)
+        np.testing.assert_array_equal(alone[~finite], together[~finite])
+        alone, together = alone[finite], together[finite]
+        step = np.spacing(np.abs(alone) + np.finfo("float32").tiny)
+        assert (np.abs(alone - together) <= 2 * 4.5 * step).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(-22, 30), st.integers(0, 7))
+def test_generalized_kl_is_never_negative_and_0_only_at_equality(seed, scale, digits):
+    rng = np.random.default_rng(seed)
+    p = (rng.uniform(1, 10, 256) * 10.0**scale).astype(np.float32)
+    q = (p * (1 + rng.uniform(-1, 1, 256) * 10.0**-digits)).astype(np.float32)
+    value = np.asarray(generalized_kl(p, q))
+    assert (value >= 0).all()
+    # The smallest non-zero term is p 2^-48 / 2: above the smallest normal number here.
+    np.testing.assert_array_equal(value == 0, p == q)
+    np.testing.assert_array_equal(generalized_kl(p, p), 0)
+    np.testing.assert_array_equal(rel_entr(p, p), 0)
+
+
+def test_extreme_pairs(dtype):
+    info = np.finfo(dtype)
+    tiny, big = float(info.smallest_normal), float(info.max)
+    pairs = list(itertools.product((tiny, 2.9 * tiny, 1.0, big / 3.4, big), repeat=2))
+    for function, oracle in (
+        (rel_entr, oracles.rel_entr),
+        (generalized_kl, oracles.generalized_kl),
+    ):
+        for p, q in pairs:
+            p, q = np.asarray([p, q], dtype)
+            found, true = float(function(p, q)), oracle(p, q)
+            if abs(true) > mp.mpf(big) * (1 + mp.mpf(float(info.eps))):
+                assert found == np.sign(float(mp.sign(true))) * INF
+            elif abs(true) >= tiny:
+                assert oracles.ulps(found, true, dtype) <= 4.5, (p, q)
+
+
+EDGES = (0.0, -0.0, 1.0, 1e38, -1.0, INF, -INF, NAN)
+
+
+def test_edges_are_scipys(dtype):
+    p, q = (a.ravel().astype(dtype) for a in np.meshgrid(EDGES, EDGES))
+    with np.errstate(all="ignore"):
+        expected = scipy.special.rel_entr(p, q)
+        generalized = scipy.special.kl_div(p, q)
+    np.testing.assert_allclose(rel_entr(p, q), expected, rtol=1e-6)
+    # SciPy's inf - inf, where just one of the two is inf: the limit is inf.
+    one = ((p == INF) & (q > 0) & (q < INF)) | ((q == INF) & (p > 0) & (p < INF))
+    assert np.isnan(generalized[one]).any()
+    generalized[one] = INF
+    np.testing.assert_allclose(generalized_kl(p, q), generalized, rtol=1e-6)
+
+
+def derivatives(function):
+    """First, second and third derivatives of a function of two scalars, over arrays."""
+    second = jax.hessian(function, (0, 1))
+    orders = (jax.grad(function, (0, 1)), second, jax.jacfwd(second, (0, 1)))
+    return jax.jit(jax.vmap(lambda p, q: tuple(f(p, q) for f in orders)))
+
+
+def test_derivatives_at_the_edges(dtype):
+    """p, q, and the slopes of rel_entr and of generalized_kl in each."""
+    table = (
+        (0.0, 0.5, (0.0, 0.0), (0.0, 1.0)),
+        (-0.0, 0.5, (0.0, 0.0), (0.0, 1.0)),
+        (0.0, 0.0, (0.0, 0.0), (0.0, 0.0)),
+        (0.5, 0.0, (INF, -INF), (INF, -INF)),
+        (0.5, 0.5, (1.0, -1.0), (0.0, 0.0)),
+        (0.5, 0.25, (np.log(2) + 1, -2.0), (np.log(2), -1.0)),
+    )
+    p, q = (jnp.asarray([row[i] for row in table], dtype) for i in (0, 1))
+    for function, column in ((rel_entr, 2), (generalized_kl, 3)):
+        expected = np.array([row[column] for row in table])
+        first, second, third = derivatives(function)(p, q)
+        np.testing.assert_allclose(np.stack(first, 1), expected, rtol=1e-6)
+        finite = np.isfinite(expected).all(1)
+        for leaf in jax.tree.leaves((second, third)):
+            assert np.isfinite(leaf[finite]).all()
+        # The mixed derivative is -1/q at p = 0 too, in either order.
+        np.testing.assert_array_equal(second[0][1][0], second[1][0][0])
+        np.testing.assert_array_equal(second[0][1][0], -2)
+
+
+def test_first_derivatives_near_equality(dtype):
+    """Slopes of generalized_kl keep their digits, where log p - log q would lose them."""
+    eps = float(np.finfo(dtype).eps)
+    slopes = jax.jit(jax.vmap(jax.grad(generalized_kl, (0, 1))))
+    for _, p, q in ratios(dtype, 100, seed=2):
+        keep = (p > 1e-20) & (q > 1e-20) & (p < 1e20) & (q < 1e20)
+        p, q = p[keep], q[keep]
+        found = map(np.asarray, slopes(p, q))
+        for a, b, in_p, in_q in zip(p, q, *found, strict=True):
+            with mp.workdps(oracles.DIGITS):
+                exact = 1 - mp.mpf(float(a)) / mp.mpf(float(b))
+            assert abs(float(in_q) - float(exact)) <= 2 * eps * abs(float(exact))
+            assert oracles.ulps(in_p, oracles.log_ratio(a, b), dtype) <= 3
+
+
+@pytest.mark.parametrize("function", [rel_entr, generalized_kl])
+def test_second_and_third_derivatives(function, dtype):
+    rng = np.random.default_rng(4)
+    p, q = np.exp(rng.uniform(-5, 5, (2, 50))).astype(dtype)
+    _, ((pp, pq), (qp, qq)), third = derivatives(function)(p, q)
+    close = {"rtol": 4 * float(np.finfo(dtype).eps)}
+    np.testing.assert_allclose(pp, 1 / p, **close)
+    np.testing.assert_allclose(pq, -1 / q, **close)
+    np.testing.assert_allclose(qp, -1 / q, **close)
+    np.testing.assert_allclose(qq, p / q**2, **close)
+    expected = {"ppp": -1 / p**2, "ppq": 0 * p, "pqq": 1 / q**2, "qqq": -2 * p / q**3}
+    for i, j, k in np.ndindex(2, 2, 2):
+        which = "".join(sorted("pq"[n] for n in (i, j, k)))
+        np.testing.assert_allclose(third[i][j][k], expected[which], **close)
+
+
+def test_forward_reverse_and_vmap_agree(dtype):
+    rng = np.random.default_rng(6)
+    p, q, dp, dq = rng.uniform(0.1, 1, (4, 7)).astype(dtype)
+    for function in (rel_entr, generalized_kl):
+        _, forward = jax.jvp(function, (p, q), (dp, dq))
+        pullback = jax.vmap(jax.grad(function, (0, 1)))(p, q)
+        np.testing.assert_allclose(
+            forward, pullback[0] * dp + pullback[1] * dq, rtol=1e-5
+        )
+        total = lambda p, q, f=function: f(p, q).sum()  # noqa: E731
+        over = jax.jvp(jax.grad(total, (0, 1)), (p, q), (dp, dq))[1]
+        under = jax.grad(lambda p, q: jax.jvp(total, (p, q), (dp, dq))[1], (0, 1))(p, q)  # noqa: B023
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), over, under)
+
+
+def test_constant_argument_of_infinite_slope_takes_no_part():
+    p, q = jnp.array([0.5, 0.5]), jnp.array([0.0, 0.5])
+    _, tangent = jax.jvp(lambda q: rel_entr(p, q), (q,), (jnp.array([1.0, 1.0]),))
+    np.testing.assert_array_equal(tangent, [-INF, -1])
+
+
+@pytest.mark.parametrize("function", [rel_entr, generalized_kl])
+def test_through_a_softmax_that_underflows(function):
+    """p = 0 by underflow: gradients finite, and those of the exact computation."""
+    a = np.array([0.0, -200.0, 1.0, -104.0])
+    b = np.array([0.5, 3.0, -1.0, -90.0])
+    total = lambda a, b: function(jax.nn.softmax(a), jax.nn.softmax(b)).sum()  # noqa: E731
+    found = jax.grad(total, (0, 1))(jnp.asarray(a, "float32"), jnp.asarray(b, "float32"))
+    expected = oracles.kl_gradients(a, b)
+    for f, e in zip(found, expected, strict=True):
+        e = np.array([float(x) for x in e])
+        np.testing.assert_allclose(f, e, atol=1e-6 * np.abs(e).max())
+    hessian = jax.jit(jax.hessian(total, (0, 1)))(jnp.asarray(a, "float32"), jnp.asarray(b, "float32"))
+    assert all(np.isfinite(block).all() for row in hessian for block in row)
+
+
+def test_half_precision_is_computed_in_float32():
+    p = jnp.array([0.3, 0.0, 0.7], jnp.bfloat16)
+    q = jnp.array([0.2, 0.5, 0.7], jnp.bfloat16)
+    for function in (rel_entr, generalized_kl):
+        value = function(p, q)
+        assert value.dtype == jnp.float32
+        wide = function(p.astype(jnp.float32), q.astype(jnp.float32))
+        np.testing.assert_array_equal(value, wide)
+        gradient = jax.grad(lambda p, q, f=function: f(p, q).sum())(p, q)
+        assert gradient.dtype == jnp.bfloat16

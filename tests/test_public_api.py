@@ -1,0 +1,124 @@
+"""What is exported, how it is documented, and which module may import which."""
+
+import ast
+import importlib.metadata
+import inspect
+import pathlib
+import re
+
+import pytest
+
+import kl_jax
+
+PACKAGE = pathlib.Path(kl_jax.__file__).parent
+PUBLIC = sorted(
+    name
+    for name, value in vars(kl_jax).items()
+    if not name.startswith("_") and not inspect.ismodule(value)
+)
+
+
+def test_public_names():
+    assert PUBLIC == [
+        "KLDivLoss",
+        "Weighted",
+        "batchmean",
+        "generalized_kl",
+        "kl_div",
+        "kl_divergence",
+        "kl_divergence_from_probs",
+        "masked",
+        "mean",
+        "rel_entr",
+        "reverse",
+        "sum",
+        "tempered",
+        "weighted",
+    ]
+    assert kl_jax.__version__ == importlib.metadata.version("kl_jax")
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_signatures_are_the_documented_ones():
+    assert str(inspect.signature(kl_jax.kl_div)).replace("'", "").startswith(
+        "(input: ArrayLike, target: ArrayLike, size_average: bool | None = None, "
+        "reduce: bool | None = None, reduction: str = mean, log_target: bool = False)"
+    )
+    for function in (kl_jax.kl_divergence, kl_jax.kl_divergence_from_probs):
+        kinds = [p.kind.name for p in inspect.signature(function).parameters.values()]
+        assert kinds == ["POSITIONAL_OR_KEYWORD"] * 2 + ["KEYWORD_ONLY"] * 2
+
+
+SECTIONS = {
+    "divergence": ("nats", "Returns:", "Raises:", "Boundary:", "Gradient:", "Error:"),
+    "reduction": ("Returns:", "Raises:"),
+    "transform": ("Args:", "Returns:"),
+}
+KINDS = {
+    "rel_entr": "divergence",
+    "generalized_kl": "divergence",
+    "kl_divergence": "divergence",
+    "kl_divergence_from_probs": "divergence",
+    "kl_div": "divergence",
+    "sum": "reduction",
+    "mean": "reduction",
+    "batchmean": "reduction",
+    "masked": "reduction",
+    "weighted": "reduction",
+    "reverse": "transform",
+    "tempered": "transform",
+    "KLDivLoss": "transform",
+}
+
+
+@pytest.mark.parametrize("name", [n for n in PUBLIC if n != "Weighted"])
+def test_docstring(name):
+    doc = inspect.getdoc(getattr(kl_jax, name))
+    wanted = SECTIONS[KINDS[name]]
+    if KINDS[name] == "divergence":
+        wanted += ("Source:",)
+    for section in (*wanted, ">>> "):
+        assert section in doc, f"{name}: no {section}"
+
+
+# contracts <- elementwise <- divergences; contracts <- reductions; nothing imports
+# torch_compat but the package itself.
+MAY_IMPORT = {
+    "contracts": set(),
+    "elementwise": {"contracts"},
+    "divergences": {"contracts", "elementwise"},
+    "reductions": {"contracts"},
+    "torch_compat": {"contracts", "elementwise", "reductions"},
+    "__init__": {"divergences", "elementwise", "reductions", "torch_compat"},
+}
+
+
+def imported(path):
+    """Dotted names of everything a module imports, at any depth of its code."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda p: p.stem)
+def test_imports_point_one_way(path):
+    names = list(imported(path))
+    inside = {n.split(".")[1] for n in names if n.startswith("kl_jax.")}
+    assert inside <= MAY_IMPORT[path.stem]
+    outside = {n.split(".")[0] for n in names} - {"kl_jax", "__future__"}
+    third_party = {n for n in outside if n in {"jax", "chex", "numpy", "optax", "flax"}}
+    allowed = {"jax", "chex", "numpy"} if path.stem == "contracts" else {"jax"}
+    assert third_party <= allowed
+    assert not [n for n in names if n.startswith("jax._src")]
+
+
+def test_runtime_dependencies():
+    needed = [
+        re.split(r"[<>=!~\s\[;]", r)[0]
+        for r in importlib.metadata.requires("kl_jax")
+        if "extra ==" not in r
+    ]
+    assert sorted(needed) == ["chex", "jax"]
