@@ -32,8 +32,7 @@ def _array(function: str, name: str, value: Any) -> Array:
     would be traced element by element.
     """
     if not (
-        isinstance(value, (Array, np.ndarray, *_SCALARS))
-        or hasattr(value, "__jax_array__")
+        isinstance(value, (Array, np.ndarray, *_SCALARS)) or hasattr(value, "__jax_array__")
     ):
         raise TypeError(
             f"{function}: {name} must be an array, found {type(value).__name__}."
@@ -103,9 +102,9 @@ def axes(
     function: str, axis: int | Sequence[int], shape: tuple[int, ...]
 ) -> tuple[int, ...]:
     """`axis` as a sorted tuple of non-negative axes of `shape`."""
-    given = axis if isinstance(axis, (tuple, list)) else (axis,)
+    given: Sequence[Any] = axis if isinstance(axis, (tuple, list)) else (axis,)
     for a in given:
-        if isinstance(a, (bool, np.bool_)) or not isinstance(a, numbers.Integral):
+        if isinstance(a, (bool, np.bool_)) or not isinstance(a, (int, np.integer)):
             raise TypeError(
                 f"{function}: axis must be an integer or a tuple of integers, "
                 f"found {axis!r}."
@@ -185,9 +184,7 @@ def choice(function: str, name: str, value: Any, choices: Sequence[str]) -> None
     """A keyword that takes one of a few strings."""
     if not isinstance(value, str) or value not in choices:
         expected = ", ".join(repr(c) for c in choices)
-        raise ValueError(
-            f"{function}: {name} must be one of {expected}, found {value!r}."
-        )
+        raise ValueError(f"{function}: {name} must be one of {expected}, found {value!r}.")
 
 
 def flag(function: str, name: str, value: Any) -> None:
@@ -209,8 +206,9 @@ def temperature(function: str, value: Any) -> Any:
         return array
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{function}: temperature must be a number, found {value!r}.")
-    if not 0 < value < math.inf:
+    number = float(value)
+    if not 0 < number < math.inf:
         raise ValueError(
             f"{function}: temperature must be finite and > 0, found {value!r}."
         )
-    return float(value)
+    return number

@@ -230,11 +230,15 @@ def _masses(shifted: Array, error: Array, axes: tuple[int, ...]) -> tuple[Array,
 
 
 def _centred(
-    a: tuple[Array, Array], b: tuple[Array, Array], p: Array, axes: tuple[int, ...]
+    shifted_a: tuple[Array, Array],
+    shifted_b: tuple[Array, Array],
+    p: Array,
+    axes: tuple[int, ...],
 ) -> tuple[Array, Array]:
     """d = delta - E_p[delta] where p and q have mass (0 elsewhere), and E_p[delta], for
-    delta = b - a of shifted logits."""
-    (a, a_error), (b, b_error) = a, b
+    delta = b - a of shifted logits.
+    """
+    (a, a_error), (b, b_error) = shifted_a, shifted_b
     common = (p != 0) & (b != -jnp.inf)
     # Select before subtracting: -inf - (-inf) is nan, in the derivative too.
     a, b = (jnp.where(common, x, 0) for x in (a, b))
@@ -284,7 +288,7 @@ def _empty(logits: Array, axes: tuple[int, ...]) -> Array:
 
 @functools.partial(jax.jit, static_argnums=(2,))
 def _kl_slopes(a: Array, b: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """dKL/da = -p d and dKL/db = q - p = p (e^(d - KL) - 1), the latter where it cancels."""
+    """dKL/da = -p d and dKL/db = q - p, by p (e^(d - KL) - 1) where that would cancel."""
     shifted_a, shifted_b = _shifted(a, axes), _shifted(b, axes)
     mass_a, total_a = _masses(*shifted_a, axes)
     mass_b, total_b = _masses(*shifted_b, axes)

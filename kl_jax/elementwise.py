@@ -15,14 +15,13 @@ difference taken and its rounding error is known and put back. The second line
 is the deviance term of C. Loader, "Fast and accurate computation of binomial
 probabilities" (2000).
 
-Each function is compiled as a whole, also where it is called outside `jit`: executed
-operation by operation, a first call would compile fifty small programs.
-
 `rel_entr` and `generalized_kl` are public. The others are for the modules
 above: arrays of one shape and dtype in, unchecked.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +45,13 @@ _TERMS = {jnp.dtype("float32"): 17, jnp.dtype("float64"): 34}
 _PHI_TERMS = {jnp.dtype("float32"): 14, jnp.dtype("float64"): 23}
 
 
+def _with_own_rule(fun: Callable[..., Array]) -> jax.custom_jvp[Array]:
+    """`fun`, for `defjvp` to complete, compiled as a whole also outside `jit`: executed
+    one operation at a time, a first call would compile fifty small programs.
+    """
+    return jax.custom_jvp(jax.jit(fun))
+
+
 def _polynomial(coefficients: list[float], x: Array) -> Array:
     total = jnp.zeros_like(x)
     for c in reversed(coefficients):
@@ -55,15 +61,17 @@ def _polynomial(coefficients: list[float], x: Array) -> Array:
 
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
     """a + b rounded, and its rounding error (Knuth). Exact: no operand is a literal,
-    so XLA has nothing to fold."""
+    so XLA has nothing to fold.
+    """
     total = a + b
     other = total - a
     return total, (a - (total - other)) + (b - other)
 
 
 def tangent(like: Array, *terms: tuple[Array, Array | SymbolicZero]) -> Array:
-    """Sum of slope * tangent, shaped as `like`. An argument held constant takes no part: its slope may
-    be infinite, and 0 * inf is nan."""
+    """Sum of slope * tangent, shaped as `like`. An argument held constant takes no part:
+    its slope may be infinite, and 0 * inf is nan.
+    """
     total = jnp.zeros_like(like)
     for slope, t in terms:
         if not isinstance(t, SymbolicZero):
@@ -71,12 +79,11 @@ def tangent(like: Array, *terms: tuple[Array, Array | SymbolicZero]) -> Array:
     return total
 
 
-# A quotient that is read as 0 for a zero denominator, together with all its
-# derivatives: x / inf is flat in both arguments.
-
-
-def _over(x: ArrayLike, denominator: Array, zero: Array) -> Array:
-    return x / jnp.where(zero, jnp.inf, denominator)
+def _over(x: Array | int, denominator: Array, zero: Array) -> Array:
+    """x / denominator, read as 0 together with all its derivatives where `zero` holds:
+    x / inf is flat in both arguments.
+    """
+    return jnp.divide(x, jnp.where(zero, jnp.inf, denominator))
 
 
 # --- log(p / q) ---------------------------------------------------------------
@@ -109,14 +116,13 @@ def _log_quotient(p: Array, q: Array) -> Array:
     return jnp.where(normal, jnp.log(quotient), jnp.log(p) - jnp.log(q))
 
 
-@jax.custom_jvp
-@jax.jit
+@_with_own_rule
 def log_ratio(p: Array, q: Array) -> Array:
     """log(p / q) for p, q >= 0; by convention 0 at p = 0.
 
     The derivative of `generalized_kl` in p, and of `rel_entr` less 1.
     """
-    _, _, d, d_error, total, total_error, s, c = _close_terms(p, q)
+    _, _, _, d_error, total, total_error, s, c = _close_terms(p, q)
     # s itself is off by (d_error - s * total_error) / total.
     close = 2 * (s + (s * s * s * c + (d_error - s * total_error) / total))
     value = jnp.where(_is_close(p, q), close, _log_quotient(p, q))
@@ -180,8 +186,7 @@ def rel_entr(p: ArrayLike, q: ArrayLike) -> Array:
     return _rel_entr(p, q)
 
 
-@jax.custom_jvp
-@jax.jit
+@_with_own_rule
 def _rel_entr(p: Array, q: Array) -> Array:
     return _of_measures(p, q, jnp.where(p == 0, 0, p * log_ratio(p, q)))
 
@@ -235,10 +240,9 @@ def generalized_kl(p: ArrayLike, q: ArrayLike) -> Array:
     return _generalized_kl(p, q)
 
 
-@jax.custom_jvp
-@jax.jit
+@_with_own_rule
 def _generalized_kl(p: Array, q: Array) -> Array:
-    scale, scaled_p, d, d_error, total, total_error, s, c = _close_terms(p, q)
+    scale, scaled_p, d, d_error, _, total_error, s, c = _close_terms(p, q)
     # d^2 / total, to first order in the rounding errors of d and total.
     close = s * d + s * (2 * scaled_p * (s * s) * c + (2 * d_error - s * total_error))
     # p (log(p / q) - 1) does not overflow unless the result does, as p log(p / q) would.
@@ -258,8 +262,7 @@ def _generalized_kl_jvp(primals, tangents):
 _generalized_kl.defjvp(_generalized_kl_jvp, symbolic_zeros=True)
 
 
-@jax.custom_jvp
-@jax.jit
+@_with_own_rule
 def _excess(p: Array, q: Array) -> Array:
     """(q - p) / q, 0 at p = q = 0. Its slope p / q^2 would cancel in 1/q - (q - p)/q^2."""
     return _over(q - p, q, (p == 0) & (q == 0))
@@ -280,8 +283,7 @@ _excess.defjvp(_excess_jvp, symbolic_zeros=True)
 # --- the same term from logarithms: what torch_compat is made of ---------------
 
 
-@jax.custom_jvp
-@jax.jit
+@_with_own_rule
 def _log_excess(p: Array, log_q: Array) -> Array:
     """log p - log_q; by convention 0 at p = 0."""
     return jnp.where(p == 0, 0, jnp.log(p) - log_q)
@@ -298,8 +300,7 @@ def _log_excess_jvp(primals, tangents):
 _log_excess.defjvp(_log_excess_jvp, symbolic_zeros=True)
 
 
-@jax.custom_jvp
-@jax.jit
+@_with_own_rule
 def rel_entr_of_log_q(p: Array, log_q: Array) -> Array:
     """p (log p - log_q): 0 at p = 0 whatever log_q, nan for p < 0 and for nan.
 
@@ -321,8 +322,7 @@ def _rel_entr_of_log_q_jvp(primals, tangents):
 rel_entr_of_log_q.defjvp(_rel_entr_of_log_q_jvp, symbolic_zeros=True)
 
 
-@jax.custom_jvp
-@jax.jit
+@_with_own_rule
 def rel_entr_of_logs(log_p: Array, log_q: Array) -> Array:
     """e^log_p (log_p - log_q): 0 at log_p = -inf whatever log_q, nan for nan.
 
@@ -350,8 +350,7 @@ rel_entr_of_logs.defjvp(_rel_entr_of_logs_jvp, symbolic_zeros=True)
 # --- e^x - 1 - x ----------------------------------------------------------------
 
 
-@jax.custom_jvp
-@jax.jit
+@_with_own_rule
 def phi(x: Array) -> Array:
     """e^x - 1 - x >= 0, without cancellation. Its derivative is expm1(x)."""
     factorials = [1 / 6]

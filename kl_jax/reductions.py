@@ -220,7 +220,6 @@ def batchmean(
 
     Source: `torch.nn.KLDivLoss`, `reduction="batchmean"`.
     """
-
     return _reduction(
         "batchmean", fun, None, axis_name, lambda total, count, length: total / length
     )
@@ -228,7 +227,8 @@ def batchmean(
 
 def _real(function: str, returned: Any) -> Array:
     """The values a function returned, at least float32: a count of 1001 ones in bfloat16
-    is 1000."""
+    is 1000.
+    """
     values = contracts.values(function, returned)
     return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
 
@@ -305,5 +305,6 @@ def _named_after(
         if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
             at -= 1
         parameters.insert(at, keyword)
-        transformed.__signature__ = signature.replace(parameters=parameters)
+        changed = signature.replace(parameters=parameters)
+        transformed.__signature__ = changed  # pyrefly: ignore  (inspect reads it)
     return transformed

@@ -74,7 +74,7 @@ def kl_div(
       its second derivatives there                nan              0 (mixed, target 0: -1)
       `size_average` or `reduce` given, with
         reduction="batchmean"                     divides twice    divides once
-      half-precision arguments                    half precision   float32, in and out
+      half-precision arguments                    half precision   computed in float32
       other dtypes, mixed or 0-d                  torch promotion  float64 if one is,
                                                                    else float32
       subnormal numbers on CPU                    kept             flushed to 0 by XLA
@@ -137,13 +137,12 @@ class KLDivLoss:
             object.__setattr__(self, "reduction", resolved)
 
     def __call__(self, input: ArrayLike, target: ArrayLike) -> Array:
+        """The loss, as `kl_div` of these options."""
         resolved = _resolved(None, None, self.reduction)
         return _kl_div(input, target, resolved, self.log_target)
 
 
-def _from_booleans(
-    size_average: bool | None, reduce: bool | None, stacklevel: int
-) -> str:
+def _from_booleans(size_average: bool | None, reduce: bool | None, stacklevel: int) -> str:
     """The reduction that the deprecated pair stands for; None counts as True."""
     if reduce is not None and not reduce:
         resolved = "none"
@@ -160,9 +159,7 @@ def _from_booleans(
     return resolved
 
 
-def _resolved(
-    size_average: bool | None, reduce: bool | None, reduction: str
-) -> str:
+def _resolved(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
     """One of "none", "batchmean", "sum", "mean"; warns its caller's caller."""
     if size_average is not None or reduce is not None:
         return _from_booleans(size_average, reduce, stacklevel=4)

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Distillation of a digit classifier
 #
-# A teacher of 38 410 parameters has learnt handwritten digits from 1347 labelled
+# A teacher of 38410 parameters has learnt handwritten digits from 1347 labelled
 # images. A student of 1210 parameters has 50 labelled images, 5 of each digit. It is
 # trained in three ways:
 #
@@ -113,7 +113,13 @@ class MLP(nnx.Module):
         return self.out(nnx.relu(self.hidden(x)))
 
 
+def parameters(model):
+    return sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
 teacher = MLP(512, nnx.Rngs(0))
+print(f"parameters: teacher {parameters(teacher)}", end=", ")
+print(f"student {parameters(MLP(16, nnx.Rngs(0)))}")
 optimizer = nnx.Optimizer(teacher, optax.adam(1e-3), wrt=nnx.Param)
 step = nnx.jit(training_step(lambda model, x, y: cross_entropy(model(x), y)))
 rng = np.random.default_rng(0)
@@ -223,6 +229,7 @@ for ax in (left, right):
     ax.spines[["top", "right"]].set_visible(False)
 folder = Path(globals().get("__file__", "")).parent  # a notebook runs in its own folder
 fig.savefig(folder / "100_distillation.png", dpi=150)
+print(f"plot: {folder / '100_distillation.png'}")
 
 # %% [markdown]
 # - Distillation raises the accuracy of the student by more than 10 points. What the

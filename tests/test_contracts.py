@@ -1,6 +1,7 @@
 """Every refusal: the type of the error, and that its message names the public function,
 the argument, what was expected and what was found. At trace time: each call is tried
-eagerly and under `jit`."""
+eagerly and under `jit`.
+"""
 
 import functools
 

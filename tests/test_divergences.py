@@ -36,13 +36,12 @@ def batches(dtype, seed=0):
         yield a.astype(dtype), b.astype(dtype)
 
 
-# benchmarks/accuracy.py sees at most 6.7 ULP; below the floor a term underflows.
+# benchmarks/accuracy.py sees at most 6.3 ULP. Below the floor float32 terms underflow,
+# and the 140 digits that the oracle has of each term end.
 BOUND = 8.0
-FLOOR = {"float32": 2.0**-90, "float64": 2.0**-900}
+FLOOR = {"float32": 2.0**-90, "float64": 2.0**-400}
 
-value_and_gradients = jax.jit(
-    jax.vmap(jax.value_and_grad(kl_divergence, (0, 1)))
-)
+value_and_gradients = jax.jit(jax.vmap(jax.value_and_grad(kl_divergence, (0, 1))))
 
 
 def test_error_in_ulp(dtype):
@@ -102,7 +101,13 @@ def test_large_divergences(dtype):
 _S = 1 / (1 + np.e)
 BOUNDARY = {
     "shared -inf": ([0, 1, -INF], [0, 1, -INF], 0, [0, 0, 0], [0, 0, 0]),
-    "p = 0 < q": ([0, 0, -INF], [0, 0, 0], np.log(1.5), [0, 0, 0], [-1 / 6, -1 / 6, 1 / 3]),
+    "p = 0 < q": (
+        [0, 0, -INF],
+        [0, 0, 0],
+        np.log(1.5),
+        [0, 0, 0],
+        [-1 / 6, -1 / 6, 1 / 3],
+    ),
     "q = 0 < p": ([0, 0, 0], [0, 0, -INF], INF, [0, 0, 0], [1 / 6, 1 / 6, -1 / 3]),
     "disjoint": ([0, -INF], [-INF, 0], INF, [0, 0], [-1, 1]),
     "p has no outcome": ([-INF] * 2, [0, 1], 0, [0, 0], [0, 0]),
@@ -164,7 +169,7 @@ def test_where_selects_the_support():
     keep = np.array([True, True, False, True, False, True])
     a[:, 2], b[:, 2] = NAN, INF
     a[:, 4], b[:, 4] = INF, NAN
-    loss = lambda a, b: kl_divergence(a, b, where=keep[None]).sum()  # noqa: E731
+    loss = lambda a, b: kl_divergence(a, b, where=keep[None]).sum()
     found, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(a, b)
     kept = a[:, keep], b[:, keep]
     np.testing.assert_allclose(found, kl_divergence(*kept).sum(), rtol=1e-6)
@@ -206,15 +211,18 @@ def test_shapes_with_no_rows():
     a = jnp.zeros((0, 4))
     assert kl_divergence(a, a).shape == (0,)
     assert kl_divergence_from_probs(a, a).shape == (0,)
-    assert kl_divergence(jnp.zeros((2, 0, 4)), jnp.zeros((2, 0, 4)), axis=0).shape == (0, 4)
+    assert kl_divergence(jnp.zeros((2, 0, 4)), jnp.zeros((2, 0, 4)), axis=0).shape == (
+        0,
+        4,
+    )
 
 
 def test_half_precision_is_computed_in_float32():
     rng = np.random.default_rng(5)
     a, b = (jnp.asarray(x, jnp.bfloat16) for x in rng.normal(size=(2, 3, 1000)))
-    value, gradients = jax.value_and_grad(
-        lambda a, b: kl_divergence(a, b).sum(), (0, 1)
-    )(a, b)
+    value, gradients = jax.value_and_grad(lambda a, b: kl_divergence(a, b).sum(), (0, 1))(
+        a, b
+    )
     wide = kl_divergence(a.astype(jnp.float32), b.astype(jnp.float32))
     assert kl_divergence(a, b).dtype == jnp.float32
     np.testing.assert_array_equal(kl_divergence(a, b), wide)
@@ -238,7 +246,7 @@ def test_second_derivatives_and_every_mode(dtype):
 
     @jax.jit
     def every_mode(a, b, u, v):
-        inner = lambda a, b: gradient(a, b)[0] @ u + gradient(a, b)[1] @ v  # noqa: E731
+        inner = lambda a, b: gradient(a, b)[0] @ u + gradient(a, b)[1] @ v
         _, linear = jax.linearize(kl_divergence, a, b)
         return {
             "hessian": jax.hessian(kl_divergence, (0, 1))(a, b),
@@ -275,9 +283,7 @@ def test_jit_and_vmap():
     a, b = rng.normal(size=(2, 3, 4, 6)).astype(np.float32)
     expected = kl_divergence(a, b)
     np.testing.assert_allclose(jax.jit(kl_divergence)(a, b), expected, rtol=1e-6)
-    np.testing.assert_allclose(
-        jax.vmap(jax.vmap(kl_divergence))(a, b), expected, rtol=1e-6
-    )
+    np.testing.assert_allclose(jax.vmap(jax.vmap(kl_divergence))(a, b), expected, rtol=1e-6)
     outer = jax.vmap(functools.partial(kl_divergence, axis=0), in_axes=2, out_axes=1)
     np.testing.assert_allclose(outer(a, b), kl_divergence(a, b, axis=0), rtol=1e-6)
 
@@ -337,7 +343,9 @@ def test_tempered(temperature):
     np.testing.assert_allclose(
         mean(masked(loss))(a, b, mask=mask), np.mean(np.array(true)[mask]), rtol=1e-5
     )
-    half = tempered(kl_divergence, temperature)(a.astype(jnp.bfloat16), b.astype(jnp.bfloat16))
+    half = tempered(kl_divergence, temperature)(
+        a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+    )
     assert half.dtype == jnp.float32
 
 
@@ -349,5 +357,7 @@ def test_tempered_by_a_traced_schedule():
     )
     slope = jax.grad(loss)(jnp.float32(2))
     step = 1e-3
-    numeric = mp.mpf(float(loss(jnp.float32(2 + step)))) - float(loss(jnp.float32(2 - step)))
+    numeric = mp.mpf(float(loss(jnp.float32(2 + step)))) - float(
+        loss(jnp.float32(2 - step))
+    )
     np.testing.assert_allclose(slope, float(numeric) / (2 * step), rtol=1e-2)

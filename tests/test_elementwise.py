@@ -215,10 +215,8 @@ def test_forward_reverse_and_vmap_agree(dtype):
     for function in (rel_entr, generalized_kl):
         _, forward = jax.jvp(function, (p, q), (dp, dq))
         pullback = jax.vmap(jax.grad(function, (0, 1)))(p, q)
-        np.testing.assert_allclose(
-            forward, pullback[0] * dp + pullback[1] * dq, rtol=1e-5
-        )
-        total = lambda p, q, f=function: f(p, q).sum()  # noqa: E731
+        np.testing.assert_allclose(forward, pullback[0] * dp + pullback[1] * dq, rtol=1e-5)
+        total = lambda p, q, f=function: f(p, q).sum()
         over = jax.jvp(jax.grad(total, (0, 1)), (p, q), (dp, dq))[1]
         under = jax.grad(lambda p, q: jax.jvp(total, (p, q), (dp, dq))[1], (0, 1))(p, q)  # noqa: B023
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), over, under)
@@ -235,14 +233,35 @@ def test_through_a_softmax_that_underflows(function):
     """p = 0 by underflow: gradients finite, and those of the exact computation."""
     a = np.array([0.0, -200.0, 1.0, -104.0])
     b = np.array([0.5, 3.0, -1.0, -90.0])
-    total = lambda a, b: function(jax.nn.softmax(a), jax.nn.softmax(b)).sum()  # noqa: E731
+    total = lambda a, b: function(jax.nn.softmax(a), jax.nn.softmax(b)).sum()
     found = jax.grad(total, (0, 1))(jnp.asarray(a, "float32"), jnp.asarray(b, "float32"))
     expected = oracles.kl_gradients(a, b)
     for f, e in zip(found, expected, strict=True):
         e = np.array([float(x) for x in e])
         np.testing.assert_allclose(f, e, atol=1e-6 * np.abs(e).max())
-    hessian = jax.jit(jax.hessian(total, (0, 1)))(jnp.asarray(a, "float32"), jnp.asarray(b, "float32"))
+    hessian = jax.jit(jax.hessian(total, (0, 1)))(
+        jnp.asarray(a, "float32"), jnp.asarray(b, "float32")
+    )
     assert all(np.isfinite(block).all() for row in hessian for block in row)
+
+
+def test_terms_from_logarithms(dtype):
+    """Within 3 ULP of the larger product for (p, log q), and of the term for two logs."""
+    rng = np.random.default_rng(9)
+    p = np.exp(rng.uniform(-20, 3, 500)).astype(dtype)
+    noise = rng.uniform(-1, 1, 500) * 10.0 ** rng.integers(-7, 1, 500)
+    log_q = (np.log(p.astype(float)) * (1 + noise)).astype(dtype)
+    found = jax.jit(elementwise.rel_entr_of_log_q)(p, log_q)
+    log_p = np.log(p)
+    logs = jax.jit(elementwise.rel_entr_of_logs)(log_p, log_q)
+    for i in range(500):
+        with mp.workdps(oracles.DIGITS):
+            x, y = mp.mpf(float(p[i])), mp.mpf(float(log_q[i]))
+            products = x * mp.log(x), x * y
+            unit = max(oracles.spacing(abs(t), dtype) for t in products)
+            assert abs(mp.mpf(float(found[i])) - (products[0] - products[1])) <= 3 * unit
+            s = mp.mpf(float(log_p[i]))
+            assert oracles.ulps(logs[i], mp.exp(s) * (s - y), dtype) <= 3
 
 
 def test_half_precision_is_computed_in_float32():

@@ -40,9 +40,13 @@ def test_public_names():
 
 
 def test_signatures_are_the_documented_ones():
-    assert str(inspect.signature(kl_jax.kl_div)).replace("'", "").startswith(
-        "(input: ArrayLike, target: ArrayLike, size_average: bool | None = None, "
-        "reduce: bool | None = None, reduction: str = mean, log_target: bool = False)"
+    assert (
+        str(inspect.signature(kl_jax.kl_div))
+        .replace("'", "")
+        .startswith(
+            "(input: ArrayLike, target: ArrayLike, size_average: bool | None = None, "
+            "reduce: bool | None = None, reduction: str = mean, log_target: bool = False)"
+        )
     )
     for function in (kl_jax.kl_divergence, kl_jax.kl_divergence_from_probs):
         kinds = [p.kind.name for p in inspect.signature(function).parameters.values()]

@@ -122,9 +122,7 @@ def test_nested_weights_multiply():
     per_row = mean(masked(square), axis=-1)
     found = mean(weighted(per_row))(x, y, mask=mask, weights=rows)
     means = per_row(x, y, mask=mask).values
-    np.testing.assert_allclose(
-        found, np.average(means[1:], weights=rows[1:]), rtol=1e-6
-    )
+    np.testing.assert_allclose(found, np.average(means[1:], weights=rows[1:]), rtol=1e-6)
 
 
 # --- nothing, absent rows, dtypes --------------------------------------------------
@@ -173,7 +171,7 @@ def test_absent_rows_and_gradients_are_as_documented():
     gradient = jax.grad(loss, 1)(a, b, mask=mask)
     assert np.isnan(gradient[1]).any()
     assert np.isfinite(gradient[mask]).all()
-    select = lambda x: jnp.where(mask[:, None], x, 0)  # noqa: E731
+    select = lambda x: jnp.where(mask[:, None], x, 0)
     guarded = jax.grad(lambda b: loss(select(a), select(b), mask=mask))(b)
     assert np.isfinite(guarded).all()
     np.testing.assert_array_equal(guarded[1], 0)
@@ -252,7 +250,7 @@ def test_vmap_reduces_each_example():
 
 def test_axis_name_under_vmap_is_the_whole_mean():
     a, b, mask = logits_and_mask(4)
-    split = lambda x: x.reshape(2, 2, *x.shape[1:])  # noqa: E731
+    split = lambda x: x.reshape(2, 2, *x.shape[1:])
     loss = mean(masked(kl_divergence), axis_name="part")
     found = jax.vmap(lambda a, b, m: loss(a, b, mask=m), axis_name="part")(
         split(a), split(b), split(mask)
@@ -302,8 +300,8 @@ def test_shard_map_equals_one_device(name, kind, grad_inside):
     """Eight devices with unequal masks, the first with nothing at all."""
     a, b, mask = logits_and_mask(8)
     assert len(set(mask.sum(-1))) > 2
-    whole = lambda a, b, m: LOSSES[name]()(a, b, mask=m)  # noqa: E731
-    local = lambda a, b, m: LOSSES[name](axis_name="data")(a, b, mask=m)  # noqa: E731
+    whole = lambda a, b, m: LOSSES[name]()(a, b, mask=m)
+    local = lambda a, b, m: LOSSES[name](axis_name="data")(a, b, mask=m)
     mesh = mesh_of("data", kind)
     shard = functools.partial(jax.shard_map, mesh=mesh, in_specs=(P("data"),) * 3)
     if grad_inside:
@@ -330,9 +328,7 @@ def test_unweighted_reductions_across_devices():
     mesh = mesh_of("data")
     for reduce in (sum_, mean, batchmean):
         local = reduce(kl_divergence, axis_name="data")
-        shard = jax.shard_map(
-            local, mesh=mesh, in_specs=(P("data"),) * 2, out_specs=P()
-        )
+        shard = jax.shard_map(local, mesh=mesh, in_specs=(P("data"),) * 2, out_specs=P())
         found = jax.jit(shard)(a, b)
         np.testing.assert_allclose(found, reduce(kl_divergence)(a, b), rtol=1e-6)
 
@@ -356,7 +352,7 @@ def test_partial_reduction_over_a_sharded_axis():
 def test_plain_jit_on_sharded_arrays(kind):
     a, b, mask = logits_and_mask(8)
     mesh = mesh_of("data", kind)
-    step = lambda a, b, m: mean(masked(kl_divergence))(a, b, mask=m)  # noqa: E731
+    step = lambda a, b, m: mean(masked(kl_divergence))(a, b, mask=m)
     loss = jax.jit(jax.value_and_grad(step))
     with jax.set_mesh(mesh):
         value, gradient = loss(*placed(mesh, P("data"), a, b, mask))
@@ -379,9 +375,10 @@ def test_names_and_signatures():
     with pytest.raises(TypeError, match=r"kl_divergence\(\).*'mask'"):
         loss(jnp.zeros(3), jnp.zeros(3))
     assert "weights" in inspect.signature(weighted(lambda **k: 0)).parameters
-    assert mean(masked(functools.partial(square, y=1.0)))(
-        jnp.float32(3), mask=np.array(True)
-    ) == 4
+    assert (
+        mean(masked(functools.partial(square, y=1.0)))(jnp.float32(3), mask=np.array(True))
+        == 4
+    )
 
     def tagged(x):
         return x

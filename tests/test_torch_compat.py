@@ -35,13 +35,13 @@ def quiet(function, *args, **kwargs):
 
 
 def gradients(x, y, kwargs):
-    total = lambda x, y: quiet(kl_div, x, y, **kwargs).sum()  # noqa: E731
+    total = lambda x, y: quiet(kl_div, x, y, **kwargs).sum()
     return jax.grad(total, (0, 1))(x, y)
 
 
 def rounding(x, y, kwargs, dtype):
     """eps times the sum of the magnitudes of the terms."""
-    x, y = (np.broadcast_arrays(x.astype(np.float64), y.astype(np.float64)))
+    x, y = np.broadcast_arrays(x.astype(np.float64), y.astype(np.float64))
     log_target = kwargs.get("log_target", False)
     with np.errstate(all="ignore"):
         p = np.exp(y) if log_target else y
@@ -189,7 +189,7 @@ def test_deprecated_pair(size_average, reduce, dtype):
 
 def test_deprecated_pair_is_positional_and_ignores_reduction():
     x, y = jnp.zeros((2, 3)), jnp.full((2, 3), 0.5)
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="reduction='sum'"):
         total = kl_div(x, y, False, True, "not a reduction")
     np.testing.assert_allclose(total, 3 * np.log(0.5), rtol=1e-6)
     with pytest.warns(DeprecationWarning, match="reduction='none'"):
@@ -302,9 +302,7 @@ def test_transforms():
     loss = functools.partial(kl_div, reduction="batchmean")
     each = jnp.stack([loss(a, b) for a, b in zip(x, y, strict=True)])
     np.testing.assert_allclose(jax.jit(jax.vmap(loss))(x, y), each, rtol=2e-6)
-    np.testing.assert_allclose(
-        jax.jit(jax.grad(loss))(x, y), -np.asarray(y) / 4, rtol=1e-6
-    )
+    np.testing.assert_allclose(jax.jit(jax.grad(loss))(x, y), -np.asarray(y) / 4, rtol=1e-6)
     terms = kl_div(x, y, reduction="none")
     np.testing.assert_allclose(sum_(lambda: terms)(), kl_div(x, y, reduction="sum"))
     np.testing.assert_allclose(batchmean(lambda: terms)(), loss(x, y))
@@ -363,7 +361,7 @@ def test_is_a_value():
     assert repr(loss) == "KLDivLoss(reduction='batchmean', log_target=True)"
     with pytest.raises(AttributeError):
         loss.reduction = "sum"
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="reduction='sum'"):
         assert KLDivLoss(size_average=False) == KLDivLoss(reduction="sum")
 
 

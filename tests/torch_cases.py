@@ -41,17 +41,13 @@ def cases():
     """Yields (name, input, target, keywords): float64 arrays, cast by the caller."""
     rng = np.random.default_rng(20260)
     both = (False, True)
-    for shape, reduction, log_target in itertools.product(
-        ((2,), (2, 3)), REDUCTIONS, both
-    ):
+    for shape, reduction, log_target in itertools.product(((2,), (2, 3)), REDUCTIONS, both):
         log_q = log_softmax(rng.uniform(0, 9, shape))
         log_p = log_softmax(rng.uniform(0, 9, shape))
         target = log_p if log_target else np.exp(log_p)
         kwargs = {"reduction": reduction, "log_target": log_target}
         yield "opinfo sample_inputs_kl_div", log_q, target, kwargs
-    for shape, reduction, log_target in itertools.product(
-        ((10, 10), ()), REDUCTIONS, both
-    ):
+    for shape, reduction, log_target in itertools.product(((10, 10), ()), REDUCTIONS, both):
         kwargs = {"reduction": reduction, "log_target": log_target}
         yield "module KLDivLoss", *_pair(rng, shape, shape, log_target), kwargs
     for reduction in ("none", "mean", "sum"):
@@ -85,7 +81,11 @@ def cases():
     for size_average, reduce, reduction in itertools.product(
         (None, True, False), (None, True, False), (*REDUCTIONS, "elementwise_mean")
     ):
-        kwargs = {"size_average": size_average, "reduce": reduce, "reduction": reduction}
+        kwargs = {
+            "size_average": size_average,
+            "reduce": reduce,
+            "reduction": reduction,
+        }
         yield "legacy", *fixed, kwargs
     for log_target, targets in ((False, POINT_TARGETS), (True, POINT_LOG_TARGETS)):
         grid = np.meshgrid(POINT_INPUTS, targets)
