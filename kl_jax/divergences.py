@@ -58,9 +58,9 @@ def kl_divergence(
       `where` all False). +inf logits share the whole mass equally. nan only from nan.
     Gradient: -p (log(q / p) + KL) in logits_p, q - p in logits_q. Where KL = inf they
       are 0 and q - p; where p has no outcome, 0 and 0. Finite wherever the logits are.
-    Error: plain float arithmetic on the formula above; worst seen 88 ULP in float32 for
-      logits that differ by 1 to 1e-7 (benchmarks/accuracy.py). Offsets common to all
-      outcomes cost what rounding the logits to them has cost already.
+    Error: at most 8 ULP where KL >= 2^-90 in float32 (benchmarks/accuracy.py: 5.0, and 6.3
+      in float64), however little the logits differ and whatever offset they share. Below,
+      about the smallest normal number. Gradients: 1e-6 of the largest component in float32.
 
     >>> import jax.numpy as jnp
     >>> p = jnp.log(jnp.array([0.5, 0.5]))

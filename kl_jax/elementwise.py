@@ -172,8 +172,8 @@ def rel_entr(p: ArrayLike, q: ArrayLike) -> Array:
     Gradient: log(p / q) + 1 in p, -p / q in q; 0 in p at p = 0 (the limit is -inf), so
       that a softmax which underflows gets its true gradient 0, and 0 in both at p = q = 0.
       Where q = 0 < p they are the limits, inf and -inf.
-    Error: at most 4 ULP (worst seen 3.3 in float32, 3.2 in float64), for results above
-      the smallest normal number.
+    Error: at most 4 ULP (benchmarks/accuracy.py: 2.6 in float32, 2.5 in float64), for
+      results above the smallest normal number.
 
     >>> import jax.numpy as jnp
     >>> rel_entr(jnp.array([0.5, 0.0, 1.0]), jnp.array([0.25, 0.5, 0.0])).round(4)
@@ -226,7 +226,7 @@ def generalized_kl(p: ArrayLike, q: ArrayLike) -> Array:
     Gradient: log(p / q) in p, 1 - p / q in q; 0 in p at p = 0 (the limit is -inf), so
       that a softmax which underflows gets its true gradient 0, and 0 in both at p = q = 0.
       Where q = 0 < p they are the limits, inf and -inf.
-    Error: at most 4.5 ULP (worst seen 4.1 in float32, 4.0 in float64), for results
+    Error: at most 4.5 ULP (benchmarks/accuracy.py: 2.9 in both precisions), for results
       above the smallest normal number.
 
     >>> import jax.numpy as jnp
