@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -215,7 +215,9 @@ def _shifted(logits: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     absent = logits == -jnp.inf
     shift = jnp.where(top == -jnp.inf, 0, -top)
     shifted, error = two_sum(jnp.where(absent, 0, logits), shift)
-    return jnp.where(absent, -jnp.inf, shifted), jnp.where(absent, 0, error)
+    # The error of an overflow is nan: -3e38 less 3e38 is -inf.
+    exact = absent | (shifted == -jnp.inf)
+    return jnp.where(absent, -jnp.inf, shifted), jnp.where(exact, 0, error)
 
 
 def _masses(shifted: Array, error: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
@@ -229,16 +231,24 @@ def _masses(shifted: Array, error: Array, axes: tuple[int, ...]) -> tuple[Array,
     return mass, jnp.where(total == 0, 1, total)
 
 
-def _centred(
-    shifted_a: tuple[Array, Array],
-    shifted_b: tuple[Array, Array],
-    p: Array,
-    axes: tuple[int, ...],
-) -> tuple[Array, Array]:
-    """d = delta - E_p[delta] where p and q have mass (0 elsewhere), and E_p[delta], for
-    delta = b - a of shifted logits.
-    """
-    (a, a_error), (b, b_error) = shifted_a, shifted_b
+class _Pair(NamedTuple):
+    """What the value and the slopes are made of."""
+
+    p: Array  # softmax(a); 0 throughout where p has no outcome
+    total_p: Array  # of e^(a - max a)
+    mass_q: Array  # e^(b - max b)
+    total_q: Array  # its sum
+    d: Array  # delta - E_p[delta] where p and q have mass, else 0
+    mean: Array  # E_p[delta], for delta = (b - max b) - (a - max a)
+    infinite: Array  # some outcome has p > 0 and q = 0
+    empty: Array  # p has no outcome
+
+
+def _pair(logits_p: Array, logits_q: Array, axes: tuple[int, ...]) -> _Pair:
+    (a, a_error), (b, b_error) = _shifted(logits_p, axes), _shifted(logits_q, axes)
+    mass_p, total_p = _masses(a, a_error, axes)
+    mass_q, total_q = _masses(b, b_error, axes)
+    p = mass_p / total_p
     common = (p != 0) & (b != -jnp.inf)
     # Select before subtracting: -inf - (-inf) is nan, in the derivative too.
     a, b = (jnp.where(common, x, 0) for x in (a, b))
@@ -249,7 +259,12 @@ def _centred(
     mean = jnp.sum(p * delta, axes, keepdims=True)
     d = jnp.where(common, (delta - mean) + error, 0)
     residual = jnp.sum(p * d, axes, keepdims=True)
-    return jnp.where(common, d - residual, 0), mean + residual
+    d = jnp.where(common, d - residual, 0)
+    # Where e^a underflows p > 0 is a question of -inf, not of arithmetic.
+    certain = (logits_p > -jnp.inf) & (logits_q == -jnp.inf)
+    infinite = jnp.any(certain | ((p > 0) & ~common), axes, keepdims=True)
+    empty = jnp.all(logits_p == -jnp.inf, axes, keepdims=True)
+    return _Pair(p, total_p, mass_q, total_q, d, mean + residual, infinite, empty)
 
 
 # Where -E_p[delta] passes this, KL > 30 - log V and its logarithms no longer cancel;
@@ -260,47 +275,29 @@ _LARGE = 30.0
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 @functools.partial(jax.jit, static_argnums=(2,))
 def _kl(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
-    shifted_a, shifted_b = _shifted(a, axes), _shifted(b, axes)
-    mass_a, total_a = _masses(*shifted_a, axes)
-    mass_b, total_b = _masses(*shifted_b, axes)
-    p = mass_a / total_a
-    d, mean = _centred(shifted_a, shifted_b, p, axes)
-    # p phi(d), or q on p's scale, p e^d = mass_b e^-mean / total_a, less p (1 + d): each
+    p, total_p, mass_q, total_q, d, mean, infinite, empty = _pair(a, b, axes)
+    # p phi(d), or q on p's scale, p e^d = mass_q e^-mean / total_p, less p (1 + d): each
     # where it neither cancels nor overflows. The second holds at p = 0 too.
     near = (-1 <= d) & (d <= 2) & (p > 0)
-    q_on_p = mass_b * (jnp.exp(jnp.minimum(-mean, _LARGE)) / total_a)
+    q_on_p = mass_q * (jnp.exp(jnp.minimum(-mean, _LARGE)) / total_p)
     terms = jnp.where(near, p * phi(jnp.where(near, d, 0)), q_on_p - p * (1 + d))
     small = jnp.log1p(jnp.sum(terms, axes, keepdims=True))
-    large = jnp.log(total_b) - jnp.log(total_a) - mean
+    large = jnp.log(total_q) - jnp.log(total_p) - mean
     value = jnp.where(-mean < _LARGE, small, large)
-    value = jnp.where(_infinite(a, b, axes), jnp.inf, value)
-    return jnp.squeeze(jnp.where(_empty(a, axes), 0, value), axes)
-
-
-def _infinite(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
-    """Whether some outcome has p > 0 and q = 0: a question of -inf, not of arithmetic."""
-    return jnp.any((a > -jnp.inf) & (b == -jnp.inf), axes, keepdims=True)
-
-
-def _empty(logits: Array, axes: tuple[int, ...]) -> Array:
-    return jnp.all(logits == -jnp.inf, axes, keepdims=True)
+    value = jnp.where(infinite, jnp.inf, value)
+    return jnp.squeeze(jnp.where(empty, 0, value), axes)
 
 
 @functools.partial(jax.jit, static_argnums=(2,))
 def _kl_slopes(a: Array, b: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     """dKL/da = -p d and dKL/db = q - p, by p (e^(d - KL) - 1) where that would cancel."""
-    shifted_a, shifted_b = _shifted(a, axes), _shifted(b, axes)
-    mass_a, total_a = _masses(*shifted_a, axes)
-    mass_b, total_b = _masses(*shifted_b, axes)
-    p, q = mass_a / total_a, mass_b / total_b
-    d, _ = _centred(shifted_a, shifted_b, p, axes)
-    infinite = _infinite(a, b, axes)
+    p, _, mass_q, total_q, d, _, infinite, empty = _pair(a, b, axes)
     kl = jnp.where(infinite, 0, jnp.expand_dims(_kl(a, b, axes), axes))
     log_quotient = d - kl
-    near = (jnp.abs(log_quotient) < 1) & (p > 0) & (b > -jnp.inf) & ~infinite
-    difference = jnp.where(near, p * jnp.expm1(jnp.where(near, log_quotient, 0)), q - p)
+    near = (jnp.abs(log_quotient) < 1) & (p > 0) & (mass_q > 0) & ~infinite
+    close = p * jnp.expm1(jnp.where(near, log_quotient, 0))
     slope_a = jnp.where(infinite, 0, -p * d)
-    slope_b = jnp.where(_empty(a, axes), 0, difference)
+    slope_b = jnp.where(empty, 0, jnp.where(near, close, mass_q / total_q - p))
     return slope_a, slope_b
 
 

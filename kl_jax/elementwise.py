@@ -22,6 +22,7 @@ above: arrays of one shape and dtype in, unchecked.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,20 +94,31 @@ def _is_close(p: Array, q: Array) -> Array:
     return (p < _CLOSE * q) & (q < _CLOSE * p)
 
 
-def _close_terms(p: Array, q: Array) -> tuple[Array, ...]:
-    """(scale, p, p - q and its error, p + q and its error, s, c(s^2)), p and q scaled.
+class _Close(NamedTuple):
+    """The parts of the close forms, of p and q scaled by a power of two.
 
-    A power of two moves p and q away from both ends of the range: p + q would
-    overflow at 3e38, and p - q is flushed to 0 next to the smallest normal number.
+    The scale moves p and q away from both ends of the range: p + q would overflow at
+    3e38, and p - q is flushed to 0 next to the smallest normal number.
     """
+
+    scale: Array
+    p: Array
+    difference: Array  # p - q rounded, and its rounding error
+    difference_error: Array
+    total: Array  # p + q rounded, and its rounding error
+    total_error: Array
+    s: Array  # difference / total
+    c: Array  # c(s^2)
+
+
+def _close_parts(p: Array, q: Array) -> _Close:
     scale = jnp.where(p < 1, jnp.asarray(2.0**60, p.dtype), jnp.asarray(2.0**-60, p.dtype))
     p, q = p * scale, q * scale
-    difference, difference_error = two_sum(p, -q)
-    total, total_error = two_sum(p, q)
-    s = difference / total
+    difference = two_sum(p, -q)
+    total = two_sum(p, q)
+    s = difference[0] / total[0]
     series = [1 / (2 * k + 3) for k in range(_TERMS[p.dtype])]
-    c = _polynomial(series, s * s)
-    return scale, p, difference, difference_error, total, total_error, s, c
+    return _Close(scale, p, *difference, *total, s, _polynomial(series, s * s))
 
 
 def _log_quotient(p: Array, q: Array) -> Array:
@@ -122,9 +134,9 @@ def log_ratio(p: Array, q: Array) -> Array:
 
     The derivative of `generalized_kl` in p, and of `rel_entr` less 1.
     """
-    _, _, _, d_error, total, total_error, s, c = _close_terms(p, q)
-    # s itself is off by (d_error - s * total_error) / total.
-    close = 2 * (s + (s * s * s * c + (d_error - s * total_error) / total))
+    x = _close_parts(p, q)
+    s_error = (x.difference_error - x.s * x.total_error) / x.total
+    close = 2 * (x.s + (x.s * x.s * x.s * x.c + s_error))
     value = jnp.where(_is_close(p, q), close, _log_quotient(p, q))
     return jnp.where(p == 0, 0, value)
 
@@ -242,12 +254,13 @@ def generalized_kl(p: ArrayLike, q: ArrayLike) -> Array:
 
 @_with_own_rule
 def _generalized_kl(p: Array, q: Array) -> Array:
-    scale, scaled_p, d, d_error, _, total_error, s, c = _close_terms(p, q)
-    # d^2 / total, to first order in the rounding errors of d and total.
-    close = s * d + s * (2 * scaled_p * (s * s) * c + (2 * d_error - s * total_error))
+    x = _close_parts(p, q)
+    # difference^2 / total to first order in the rounding errors of both, and the series.
+    corrections = 2 * x.difference_error - x.s * x.total_error
+    close = x.s * x.difference + x.s * (2 * x.p * (x.s * x.s) * x.c + corrections)
     # p (log(p / q) - 1) does not overflow unless the result does, as p log(p / q) would.
     far = p * (_log_quotient(p, q) - 1) + q
-    value = jnp.where(_is_close(p, q), close / scale, far)
+    value = jnp.where(_is_close(p, q), close / x.scale, far)
     value = jnp.where((p == 0) | ((q == jnp.inf) & (p < jnp.inf)), q, value)
     return _of_measures(p, q, value)
 

@@ -42,7 +42,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ from kl_jax import contracts
 __all__ = ["Weighted", "batchmean", "masked", "mean", "sum", "weighted"]
 
 Axis = int | Sequence[int] | None
-AxisName = str | Sequence[str] | None
+AxisName = Hashable  # a name, a tuple of names, or None
 
 
 class Weighted(NamedTuple):

@@ -153,6 +153,20 @@ def test_boundary(case, dtype):
     assert all(np.isfinite(h).all() == finite for row in hessian for h in row)
 
 
+def test_differences_that_overflow_float32():
+    cases = (
+        ([3e38, -3e38], [-3e38, 3e38], INF, [[0, 0], [-1, 1]]),  # 6e38 is the truth
+        ([0, -200], [3e38, -3e38], 0, [[0, 0], [0, 0]]),  # e^-200 6e38 is
+    )
+    for a, b, value, expected in cases:
+        a, b = np.float32(a), np.float32(b)
+        found, gradients, pushed, hessian = value_and_derivatives(a, b)
+        assert found == value
+        np.testing.assert_array_equal(gradients, expected)
+        assert pushed == 0
+        assert np.isfinite(jax.tree.leaves(hessian)).all()
+
+
 def test_nan_stays_in_its_row():
     a = np.random.default_rng(2).normal(size=(3, 5)).astype(np.float32)
     b = a + 1e-2 * np.arange(5, dtype=np.float32)
