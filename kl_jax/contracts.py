@@ -12,7 +12,6 @@ dtypes) go through it; the rest are plain comparisons.
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +36,22 @@ def _array(function: str, name: str, value: Any) -> Array:
         raise TypeError(
             f"{function}: {name} must be an array, found {type(value).__name__}."
         )
-    return jnp.asarray(value)
+    try:
+        return jnp.asarray(value)
+    except TypeError:  # NumPy arrays of strings, objects, dates
+        raise TypeError(
+            f"{function}: {name} must be an array of numbers, found dtype "
+            f"{getattr(value, 'dtype', type(value).__name__)}."
+        ) from None
+
+
+def function(function: str, fun: Any) -> None:
+    """What a transform transforms."""
+    if not callable(fun):
+        raise TypeError(
+            f"{function}: the argument to transform must be a function, "
+            f"found {type(fun).__name__}."
+        )
 
 
 def _typed(function: str, name: str, array: Array, kinds: Any, expected: str) -> None:
@@ -167,17 +181,17 @@ def mask(mask: Any, values: Array) -> Array:
     return array
 
 
-def weights(weights: Any, values: Array) -> Array:
-    """`weights=`: real numbers, the shape of the values."""
-    array = _array("weighted", "weights", weights)
+def weights(function: str, weights: Any, values: Array) -> Array:
+    """`weights=`, or those of `Weighted`: real numbers, the shape of the values."""
+    array = _array(function, "weights", weights)
     kinds = (jnp.floating, jnp.integer)
     if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
         raise TypeError(
-            "weighted: weights must be real numbers (masked takes booleans), "
+            f"{function}: weights must be real numbers (masked takes booleans), "
             f"found dtype {array.dtype}."
         )
-    equal_shapes("weighted", values=values, weights=array)
-    return array
+    equal_shapes(function, values=values, weights=array)
+    return array.astype(values.dtype)
 
 
 def choice(function: str, name: str, value: Any, choices: Sequence[str]) -> None:
@@ -204,11 +218,12 @@ def temperature(function: str, value: Any) -> Any:
                 f"found shape {array.shape}."
             )
         return array
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+    real = (int, float, np.integer, np.floating)
+    if isinstance(value, bool) or not isinstance(value, real):
         raise TypeError(f"{function}: temperature must be a number, found {value!r}.")
-    number = float(value)
-    if not 0 < number < math.inf:
+    float32 = np.finfo(np.float32)
+    if not float(float32.smallest_normal) <= value <= float(float32.max):
         raise ValueError(
-            f"{function}: temperature must be finite and > 0, found {value!r}."
+            f"{function}: temperature must be finite and > 0 in float32, found {value!r}."
         )
-    return number
+    return float(value)

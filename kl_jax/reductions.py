@@ -97,7 +97,7 @@ def masked(fun: Callable[..., Any]) -> Callable[..., Weighted]:
         keep = contracts.mask(mask, values)
         return Weighted(values, jnp.where(keep, weights, 0))
 
-    return _named_after(fun, transformed, extra="mask")
+    return _named_after("masked", fun, transformed, extra="mask")
 
 
 def weighted(fun: Callable[..., Any]) -> Callable[..., Weighted]:
@@ -114,6 +114,9 @@ def weighted(fun: Callable[..., Any]) -> Callable[..., Weighted]:
     Raises:
       TypeError: If the weights are not real numbers.   ValueError: If their shape differs.
 
+    Gradient: a weight of exactly 0 makes its row absent: the value there, which may be
+      nan, does not enter the gradient in the weight either.
+
     >>> import jax.numpy as jnp
     >>> loss = mean(weighted(jnp.square))
     >>> loss(jnp.array([1.0, 2.0]), weights=jnp.array([3.0, 1.0])).item()
@@ -124,10 +127,9 @@ def weighted(fun: Callable[..., Any]) -> Callable[..., Weighted]:
 
     def transformed(*args: Any, weights: Any, **kwargs: Any) -> Weighted:
         values, carried = _weighted("weighted", fun(*args, **kwargs))
-        given = contracts.weights(weights, values)
-        return Weighted(values, carried * given.astype(values.dtype))
+        return Weighted(values, carried * contracts.weights("weighted", weights, values))
 
-    return _named_after(fun, transformed, extra="weights")
+    return _named_after("weighted", fun, transformed, extra="weights")
 
 
 def sum(
@@ -138,7 +140,7 @@ def sum(
     Args:
       fun: A function that returns real values, or `Weighted` ones.
       axis: Axes of the values to sum over; all of them by default.
-      axis_name: Mesh or `vmap` axes to sum over as well, inside `shard_map` or `vmap`.
+      axis_name: Mesh or `vmap` axes, over which the values vary, to sum over as well.
 
     Returns:
       A function with the arguments of `fun`. With `axis=None` it returns an array of
@@ -168,7 +170,7 @@ def mean(
     Args:
       fun: A function that returns real values, or `Weighted` ones.
       axis: Axes of the values to average over; all of them by default.
-      axis_name: Mesh or `vmap` axes to average over as well, inside `shard_map` or `vmap`.
+      axis_name: Mesh or `vmap` axes, over which the values vary, to average over as well.
 
     Returns:
       A function with the arguments of `fun`. With `axis=None` it returns an array of
@@ -237,7 +239,7 @@ def _weighted(function: str, out: Any) -> Weighted:
     """What a function returned, as `Weighted`; values without weights have weight 1."""
     if isinstance(out, Weighted):
         values = _real(function, out.values)
-        return Weighted(values, out.weights.astype(values.dtype))
+        return Weighted(values, contracts.weights(function, out.weights, values))
     values = _real(function, out)
     return Weighted(values, jnp.ones_like(values))
 
@@ -259,7 +261,7 @@ def _reduction(
         if axis is not None:
             over = contracts.axes(function, axis, values.shape)
         if travels:
-            weights = out.weights.astype(values.dtype)
+            weights = contracts.weights(function, out.weights, values)
             present = weights != 0
             # Select before multiplying: an absent value may be inf, and 0 * inf is nan.
             total = jnp.sum(weights * jnp.where(present, values, 0), over)
@@ -283,22 +285,31 @@ def _reduction(
         nothing = finalize(jnp.zeros_like(total), rows, length)
         return jnp.where(some, value, lax.stop_gradient(nothing))
 
-    return _named_after(fun, transformed)
+    return _named_after(function, fun, transformed)
 
 
 def _named_after(
-    fun: Callable[..., Any], transformed: Callable[..., Any], extra: str | None = None
+    transform: str,
+    fun: Callable[..., Any],
+    transformed: Callable[..., Any],
+    extra: str | None = None,
 ) -> Callable[..., Any]:
     """`transformed` with the name, the docstring and the signature of `fun`.
 
     `__dict__` is not copied: attributes that describe `fun` do not describe this.
     """
+    contracts.function(transform, fun)
     functools.update_wrapper(transformed, fun, updated=())
     if extra is not None:
         try:
             signature = inspect.signature(fun)
         except (TypeError, ValueError):  # some callables written in C have none
             return transformed
+        if extra in signature.parameters:
+            raise ValueError(
+                f"{transform}: the function to transform takes {extra}= already; combine "
+                f"the two before they are passed."
+            )
         parameters = list(signature.parameters.values())
         keyword = inspect.Parameter(extra, inspect.Parameter.KEYWORD_ONLY)
         at = len(parameters)

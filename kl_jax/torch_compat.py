@@ -69,6 +69,9 @@ def kl_div(
       log target so low that its exp underflows,
         input -inf or +inf                        nan              inf or -inf
       target inf, input finite                    nan if input>=0  inf
+      gradient in the target in these cases,
+        where it is infinite                      nan              inf or -inf
+      products that overflow on the way           as multiplied    as multiplied here
       gradient in target at target 0              nan              0
       gradient in log target at -inf              nan              0
       its second derivatives there                nan              0 (mixed, target 0: -1)

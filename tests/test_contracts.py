@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from kl_jax import (
+    Weighted,
     batchmean,
     generalized_kl,
     kl_divergence,
@@ -18,6 +19,7 @@ from kl_jax import (
     masked,
     mean,
     rel_entr,
+    reverse,
     tempered,
     weighted,
 )
@@ -188,6 +190,41 @@ def test_weights():
         )
 
 
+def test_arrays_of_something_else():
+    for value in (np.array(["a"]), np.array([None])):
+        pattern = "rel_entr: p must be an array of numbers, found dtype"
+        with pytest.raises(TypeError, match=pattern):
+            rel_entr(value, A)
+
+
+def test_weights_of_weighted():
+    one = np.float32(1)
+    for weights, error, found in (
+        ([1.0], TypeError, "must be an array, found list"),
+        (None, TypeError, "must be an array, found NoneType"),
+        (A + 1j, TypeError, "must be real numbers .* found dtype complex64"),
+        (A[0], ValueError, r"must have the shape of values, \(4, 3\), found \(3,\)"),
+    ):
+        refuses(error, f"mean: weights {found}", mean(lambda w=weights: Weighted(A, w)))
+    assert mean(lambda: Weighted(one, one))() == 1
+
+
+@pytest.mark.parametrize("transform", [sum_, mean, batchmean, masked, weighted, reverse])
+def test_only_functions_are_transformed(transform):
+    pattern = f"{transform.__name__}: the argument to transform must be a function, found"
+    with pytest.raises(TypeError, match=pattern):
+        transform(A)
+    with pytest.raises(TypeError, match="tempered: the argument to transform"):
+        tempered(A, 2.0)
+
+
+def test_a_keyword_is_added_once():
+    for transform, name in ((masked, "mask"), (weighted, "weights")):
+        pattern = f"{transform.__name__}: the function to transform takes {name}= already"
+        with pytest.raises(ValueError, match=pattern):
+            transform(transform(kl_divergence))
+
+
 @pytest.mark.parametrize("reduce", [sum_, mean])
 def test_axis_of_a_reduction(reduce):
     loss = reduce(kl_divergence, axis=1)
@@ -203,7 +240,9 @@ def test_result_of_a_transformed_function(transform):
         refuses(TypeError, f"{pattern}.*{found}", transform(lambda r=result: r), **kwargs)
 
 
-@pytest.mark.parametrize("temperature", [0, 0.0, -1, np.inf, np.nan, np.float32(0)])
+@pytest.mark.parametrize(
+    "temperature", [0, 0.0, -1, np.inf, np.nan, np.float32(0), 1e300, 10**400, 1e-50]
+)
 def test_temperature_must_be_positive(temperature):
     with pytest.raises(ValueError, match="tempered: temperature must be finite and > 0"):
         tempered(kl_divergence, temperature)

@@ -86,6 +86,30 @@ def test_first_derivatives(dtype):
                     assert np.abs(np.asarray(f[row]) - e).max() <= 8 * eps * largest
 
 
+def test_first_derivatives_of_a_mask_on_one_side(dtype):
+    """A large KL: d - KL has no digits left, q - p has all."""
+    for low in (-100.0, -1e4, -1e9, np.finfo("f4").min):
+        a, b = np.array([[0.0, 1.0, 2.0, -1.0], [0.5, 1.0, 1.5, low]], dtype)
+        found = jax.grad(kl_divergence, 1)(a, b)
+        p, q = (np.exp(x - x.max()) / np.exp(x - x.max()).sum() for x in (a, b))
+        np.testing.assert_allclose(found, q - p, atol=1e-6)
+
+
+def test_first_derivatives_of_a_peaked_p(dtype):
+    """The slopes are p times tiny differences; at the mode, minus the sum of the rest."""
+    eps = float(np.finfo(dtype).eps)
+    rng = np.random.default_rng(11)
+    a, b = rng.normal(size=(2, 40, 4)) * 15
+    a, b = (np.concatenate([x, x + 1000.0]).astype(dtype) for x in (a, b))
+    _, found = value_and_gradients(a, b)
+    for row in range(len(a)):
+        expected = oracles.kl_gradients(a[row], b[row])
+        for f, e in zip(found, expected, strict=True):
+            e = np.array([float(x) for x in e])
+            largest = np.abs(e).max()
+            assert np.abs(np.asarray(f[row]) - e).max() <= 8 * eps * largest + 1e-30
+
+
 def test_large_divergences(dtype):
     for gap in (20.0, 31.0, 100.0, 1000.0):
         a = np.array([gap, 0.0, -gap, 1.0], dtype)
@@ -361,6 +385,13 @@ def test_tempered(temperature):
         a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
     )
     assert half.dtype == jnp.float32
+
+
+def test_tempered_far_out():
+    a, b = jnp.array([0.0, 1.0]), jnp.array([0.0, 3.0])
+    for temperature in (1e-30, 1e-10, 1e10, 1e30):
+        assert np.isfinite(tempered(kl_divergence, temperature)(a, b))
+    np.testing.assert_allclose(tempered(kl_divergence, 1e5)(a, b), 0.5, rtol=1e-4)
 
 
 def test_tempered_by_a_traced_schedule():

@@ -209,6 +209,25 @@ def test_second_and_third_derivatives(function, dtype):
         np.testing.assert_allclose(third[i][j][k], expected[which], **close)
 
 
+@pytest.mark.parametrize("function", [rel_entr, generalized_kl])
+def test_second_derivatives_at_extreme_magnitudes(function):
+    # JAX's own quotient rule would divide by q^2: 0 at 1e-25, inf at 1e25.
+    p = jnp.array([1e-20, 0.0, 1e38, 1e-25, 3e-37])
+    q = jnp.array([1e-20, 1e-25, 1e25, 1e-25, 2e-37])
+    _, ((_, pq), (qp, qq)), _ = derivatives(function)(p, q)
+    close = {"rtol": 1e-6}
+    np.testing.assert_allclose(pq, -1 / np.asarray(q), **close)
+    np.testing.assert_allclose(qp, -1 / np.asarray(q), **close)
+    np.testing.assert_allclose(qq, np.asarray(p) / np.asarray(q) / np.asarray(q), **close)
+
+
+def test_gradient_of_neighbours_next_to_the_smallest_normal():
+    p = np.finfo("float32").smallest_normal
+    q = np.nextafter(p, np.float32(1))
+    slope = jax.grad(generalized_kl, 1)(p, q)
+    np.testing.assert_allclose(slope, 1 - float(p) / float(q), rtol=1e-6)
+
+
 def test_forward_reverse_and_vmap_agree(dtype):
     rng = np.random.default_rng(6)
     p, q, dp, dq = rng.uniform(0.1, 1, (4, 7)).astype(dtype)
