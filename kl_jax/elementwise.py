@@ -102,9 +102,9 @@ def _reciprocal(y: Array) -> Array:
     return _over(jnp.ones_like(y), y)
 
 
-def _read_as_inf(y: Array, where: Array) -> Array:
-    """A denominator that is 0 there: x / inf is 0 together with all its derivatives."""
-    return jnp.where(where, jnp.inf, y)
+def _denominator(p: Array, q: Array) -> Array:
+    """q, but inf where p = q = 0: x / inf is 0 together with all its derivatives."""
+    return jnp.where((p == 0) & (q == 0), jnp.inf, q)
 
 
 # --- log(p / q) ---------------------------------------------------------------
@@ -165,8 +165,8 @@ def _log_ratio_jvp(primals, tangents):
     p, q = primals
     dp, dq = tangents
     value = log_ratio(p, q)
-    slope_p = _reciprocal(_read_as_inf(p, p == 0))
-    slope_q = -_reciprocal(_read_as_inf(q, (p == 0) & (q == 0)))
+    slope_p = _reciprocal(_denominator(p, p))
+    slope_q = -_reciprocal(_denominator(p, q))
     return value, tangent(value, (slope_p, dp), (slope_q, dq))
 
 
@@ -228,7 +228,7 @@ def _rel_entr_jvp(primals, tangents):
     dp, dq = tangents
     value = _rel_entr(p, q)
     slope_p = log_ratio(p, q) + jnp.where(p == 0, 0, jnp.ones_like(p))
-    slope_q = -_over(p, _read_as_inf(q, (p == 0) & (q == 0)))
+    slope_q = -_over(p, _denominator(p, q))
     return value, tangent(value, (slope_p, dp), (slope_q, dq))
 
 
@@ -299,7 +299,7 @@ _generalized_kl.defjvp(_generalized_kl_jvp, symbolic_zeros=True)
 def _excess(p: Array, q: Array) -> Array:
     """(q - p) / q, 0 at p = q = 0. Its slope p / q^2 would cancel in 1/q - (q - p)/q^2."""
     x = _close_parts(p, q)  # q - p is flushed to 0 next to the smallest normal number
-    far = _over(q - p, _read_as_inf(q, (p == 0) & (q == 0)))
+    far = _over(q - p, _denominator(p, q))
     return jnp.where(_is_close(p, q), -x.difference / (q * x.scale), far)
 
 
@@ -307,7 +307,7 @@ def _excess_jvp(primals, tangents):
     p, q = primals
     dp, dq = tangents
     value = _excess(p, q)
-    y = _read_as_inf(q, (p == 0) & (q == 0))
+    y = _denominator(p, q)
     inverse = _reciprocal(y)
     # A product: XLA turns (p / y) / y into p / (y y), which is p / 0 at y = 1e-23.
     return value, tangent(value, (-inverse, dp), (_over(p, y) * inverse, dq))
@@ -329,7 +329,7 @@ def _log_excess_jvp(primals, tangents):
     p, log_q = primals
     dp, dlog_q = tangents
     value = _log_excess(p, log_q)
-    slope_p = _reciprocal(_read_as_inf(p, p == 0))
+    slope_p = _reciprocal(_denominator(p, p))
     slope_q = -jnp.ones_like(p)
     return value, tangent(value, (slope_p, dp), (slope_q, dlog_q))
 
