@@ -25,10 +25,45 @@ def log_ratio(p, q):
         return mp.log(mp.mpf(float(p)) / mp.mpf(float(q)))
 
 
+def expm1(x):
+    with mp.workdps(DIGITS):
+        return mp.exp(mp.mpf(x)) - 1
+
+
+def log1p(x):
+    with mp.workdps(DIGITS):
+        return mp.log(1 + mp.mpf(x))
+
+
 def phi(x):
     with mp.workdps(DIGITS):
-        x = mp.mpf(float(x))
+        x = mp.mpf(x)
         return mp.exp(x) - 1 - x
+
+
+def scaled_phi(x):
+    with mp.workdps(DIGITS):
+        return min(1, mp.exp(-mp.mpf(x))) * phi(x)
+
+
+def log_mixture(x, weight):
+    with mp.workdps(DIGITS):
+        return mp.log(weight + (1 - mp.mpf(weight)) * mp.exp(mp.mpf(x)))
+
+
+def slopes(name, x, weight=None):
+    """The first three derivatives of one of the five functions above."""
+    with mp.workdps(DIGITS):
+        x = mp.mpf(x)
+        if name == "log1p":
+            return [1 / (1 + x), -1 / (1 + x) ** 2, 2 / (1 + x) ** 3]
+        if name == "log_mixture":
+            s = 1 / (1 + weight / (1 - mp.mpf(weight)) * mp.exp(-x))
+            return [s, s * (1 - s), s * (1 - s) * (1 - 2 * s)]
+        if name == "scaled_phi" and x > 0:
+            decay = [x, 1 - x, x - 2] if x < mp.inf else [0, 0, 0]
+            return [d * mp.exp(-x) for d in decay]
+        return [mp.exp(x) - (name != "expm1"), mp.exp(x), mp.exp(x)]
 
 
 def softmax(logits):
