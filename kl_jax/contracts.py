@@ -66,6 +66,16 @@ def _typed(function: str, name: str, array: Array, kinds: Any, expected: str) ->
     )
 
 
+def floating(function: str, **arguments: Any) -> list[Array]:
+    """The arguments as arrays. Anything that is not floating point is a `TypeError`."""
+    arrays = []
+    for name, value in arguments.items():
+        array = _array(function, name, value)
+        _typed(function, name, array, jnp.floating, "floating point")
+        arrays.append(array)
+    return arrays
+
+
 def floats(function: str, **arguments: Any) -> list[Array]:
     """The arguments as arrays of the result dtype.
 
@@ -73,11 +83,7 @@ def floats(function: str, **arguments: Any) -> list[Array]:
     takes the dtype of the arrays beside it. Anything that is not floating
     point is a `TypeError`.
     """
-    arrays = []
-    for name, value in arguments.items():
-        array = _array(function, name, value)
-        _typed(function, name, array, jnp.floating, "floating point")
-        arrays.append(array)
+    arrays = floating(function, **arguments)
     deciding = [array for array in arrays if not array.weak_type] or arrays
     double = any(array.dtype == jnp.float64 for array in deciding)
     dtype = jnp.float64 if double else jnp.float32

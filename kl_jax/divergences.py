@@ -18,10 +18,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from kl_jax import contracts
-from kl_jax.elementwise import phi, rel_entr, tangent, two_sum
+from kl_jax.blocks import Block, below, exp_of, finalize, known, of_outcomes
+from kl_jax.elementwise import (
+    exp_series,
+    is_near_0,
+    rel_entr,
+    tangent,
+    two_sum,
+    with_own_rule,
+)
 
 __all__ = ["kl_divergence", "kl_divergence_from_probs", "reverse", "tempered"]
 
@@ -72,14 +81,8 @@ def kl_divergence(
 
     Source: Kullback and Leibler (1951).
     """
-    a, b = contracts.floats("kl_divergence", logits_p=logits_p, logits_q=logits_q)
-    contracts.equal_shapes("kl_divergence", logits_p=a, logits_q=b)
-    axes = contracts.axes("kl_divergence", axis, a.shape)
-    contracts.some_outcomes("kl_divergence", a.shape, axes)
-    if where is not None:
-        exists = contracts.support("kl_divergence", where, a.shape)
-        a, b = (jnp.where(exists, x, -jnp.inf) for x in (a, b))
-    return _kl(_finite_above(a, axes), _finite_above(b, axes), axes)
+    a, b = _rows("kl_divergence", logits_p, logits_q, axis, where)
+    return finalize(_block(a, b))
 
 
 def kl_divergence_from_probs(
@@ -207,121 +210,123 @@ def tempered(
 # --- the engine -----------------------------------------------------------------
 
 
-def _finite_above(logits: Array, axes: tuple[int, ...]) -> Array:
-    """Logits with +inf replaced by the point mass they stand for: 0 at +inf, else -inf."""
-    top = jnp.max(logits, axes, keepdims=True)
-    point = jnp.where(logits == jnp.inf, 0, jnp.full_like(logits, -jnp.inf))
-    return jnp.where(top == jnp.inf, point, logits)
+def _rows(
+    function: str,
+    logits_p: ArrayLike,
+    logits_q: ArrayLike,
+    axis: int | Sequence[int],
+    where: ArrayLike | None,
+) -> tuple[Array, Array]:
+    """The logits, checked, with their outcomes along the last axis; -inf outside `where`."""
+    a, b = contracts.floating(function, logits_p=logits_p, logits_q=logits_q)
+    contracts.equal_shapes(function, logits_p=a, logits_q=b)
+    axes = contracts.axes(function, axis, a.shape)
+    contracts.some_outcomes(function, a.shape, axes)
+    if where is not None:
+        exists = contracts.support(function, where, a.shape)
+        a, b = (jnp.where(exists, x, -jnp.inf) for x in (a, b))
+    last = tuple(range(-len(axes), 0))
+    a, b = (jnp.moveaxis(x, axes, last) for x in (a, b))
+    if len(axes) > 1:
+        a, b = (x.reshape(*x.shape[: -len(axes)], -1) for x in (a, b))
+    return a, b
 
 
-def _shifted(logits: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """Logits less their maximum, and the rounding error of that; -inf and 0 for -inf."""
-    top = lax.stop_gradient(jnp.max(logits, axes, keepdims=True))
-    absent = logits == -jnp.inf
-    shift = jnp.where(top == -jnp.inf, 0, -top)
-    shifted, error = two_sum(jnp.where(absent, 0, logits), shift)
-    # The error of an overflow is nan: -3e38 less 3e38 is -inf.
-    exact = absent | (shifted == -jnp.inf)
-    return jnp.where(absent, -jnp.inf, shifted), jnp.where(exact, 0, error)
+class _Ratios(NamedTuple):
+    """What the divergences are made of, at every outcome. 0 where p has no outcome."""
+
+    p: Array
+    q: Array
+    excess: Array  # q - p
+    r: Array  # log(q / p)
+    d: Array  # delta - E_p[delta] = r + KL; 0 where KL = inf
 
 
-def _masses(shifted: Array, error: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """e^x of shifted logits, and their sum (1 where there is no outcome).
+@with_own_rule
+def _ratios(block: Block, logits_p: Array, logits_q: Array) -> _Ratios:
+    """From the summary of the whole row, whose change the rule accounts for."""
+    block = Block(*(jnp.expand_dims(x, -1) for x in block))
+    dtype = block.kl.dtype
+    a, b = logits_p.astype(dtype), logits_q.astype(dtype)
+    x, x_error = below(a, block.top)
+    y, y_error = below(b, block.anchor)
+    z, error = below(y, block.reference)
+    empty = block.mass_p == 0
+    p = jnp.where(empty, 0, exp_of(x, x_error) / block.mass_p)
+    q = jnp.where(empty | (block.mass_q == 0), 0, exp_of(z, y_error + error) / block.mass_q)
+    delta, error = two_sum(y, -x)
+    delta, error = two_sum(delta, known(error) + (y_error - x_error))
+    error = known(error)
+    absent = empty | ((x == -jnp.inf) & (y == -jnp.inf))
+    r = jnp.where(absent, 0, ((delta - block.reference) + error) - block.log_ratio)
+    d = (delta - block.mean) + error
+    d = jnp.where((p == 0) | (block.kl == jnp.inf), 0, d)
+    # Where the two numbers are large, so is their error in r.
+    near = is_near_0(r) & (jnp.abs(block.reference) + jnp.abs(block.log_ratio) < 1)
+    excess = jnp.where(near, p * (r + exp_series(r)), q - p)
+    return _Ratios(p, q, excess, r, d)
 
-    The error of the shift is put back to first order: at x = -40 it is 17 ULP of e^x.
+
+def _wide(t: Array | SymbolicZero, like: Array) -> Array | SymbolicZero:
+    """A tangent in the dtype that the rules compute in."""
+    return t if isinstance(t, SymbolicZero) else t.astype(like.dtype)
+
+
+def _mean(p: Array, x: Array) -> Array:
+    return jnp.sum(p * x, -1, keepdims=True)
+
+
+def _centred(p: Array, logits: Array, t: Array | SymbolicZero) -> Array:
+    """t - E_p[t], the change of log p. Taken from its value at p's mode first: where p is
+    nearly one outcome, E_p[t] is nearly t there.
     """
-    mass = jnp.exp(shifted)
-    mass = mass + mass * error
-    total = jnp.sum(mass, axes, keepdims=True)
-    return mass, jnp.where(total == 0, 1, total)
+    if isinstance(t, SymbolicZero):
+        return jnp.zeros_like(p)
+    mode = (logits == jnp.max(logits, -1, keepdims=True)).astype(p.dtype)
+    t = _wide(t, p)
+    t = t - _mean(mode, t) / jnp.sum(mode, -1, keepdims=True)
+    return t - _mean(p, t)
 
 
-class _Pair(NamedTuple):
-    """What the value and the slopes are made of."""
-
-    p: Array  # softmax(a); 0 throughout where p has no outcome
-    total_p: Array  # of e^(a - max a)
-    mass_q: Array  # e^(b - max b)
-    total_q: Array  # its sum
-    d: Array  # delta - E_p[delta] where p and q have mass, else 0, for delta = b - a
-    scale: Array  # p e^d = mass_q e^scale / total_p
-    infinite: Array  # some outcome has p > 0 and q = 0
-    empty: Array  # p has no outcome
-
-
-def _pair(logits_p: Array, logits_q: Array, axes: tuple[int, ...]) -> _Pair:
-    a, a_error = _shifted(logits_p, axes)
-    b, b_error = _shifted(logits_q, axes)
-    mass_p, total_p = _masses(a, a_error, axes)
-    mass_q, total_q = _masses(b, b_error, axes)
-    p = mass_p / total_p
-    common = (p != 0) & (b != -jnp.inf)
-    # b is taken relative to its value at p's mode, so that delta is exactly 0 there: where
-    # p is nearly one outcome the mean is nearly that outcome's delta.
-    at_mode = jnp.where((a == 0) & common, logits_q, -jnp.inf)
-    pilot = lax.stop_gradient(jnp.max(at_mode, axes, keepdims=True))
-    pilot = jnp.where(pilot == -jnp.inf, 0, pilot)
-    # Select before subtracting: -inf - (-inf) is nan, in the derivative too.
-    a, logits = (jnp.where(common, x, 0) for x in (a, logits_q))
-    b, b_error = two_sum(logits, jnp.where(common, -pilot, 0))
-    # Near-equal logits differ in their last digits: delta needs the errors of the shifts,
-    # and its own, until the mean is off.
-    delta, error = two_sum(b, -a)
-    delta, error = two_sum(delta, error + (b_error - a_error))
-    mean = jnp.sum(p * delta, axes, keepdims=True)
-    d = jnp.where(common, (delta - mean) + error, 0)
-    residual = jnp.sum(p * d, axes, keepdims=True)
-    d = jnp.where(common, d - residual, 0)
-    scale = (jnp.max(logits_q, axes, keepdims=True) - pilot) - (mean + residual)
-    # Where e^a underflows p > 0 is a question of -inf, not of arithmetic.
-    certain = (logits_p > -jnp.inf) & (logits_q == -jnp.inf)
-    infinite = jnp.any(certain | ((p > 0) & ~common), axes, keepdims=True)
-    empty = jnp.all(logits_p == -jnp.inf, axes, keepdims=True)
-    return _Pair(p, total_p, mass_q, total_q, d, scale, infinite, empty)
+def _ratios_jvp(primals, tangents):
+    block, a, b = primals
+    _, da, db = tangents
+    ratios = _ratios(block, a, b)
+    p, q, _, _, d = ratios
+    dlog_p, dlog_q = _centred(p, a, da), _centred(q, b, db)
+    dp, dq = p * dlog_p, q * dlog_q
+    ddelta = _centred(p, a, db) - dlog_p
+    dd = ddelta - _mean(p, d * dlog_p)
+    return ratios, _Ratios(dp, dq, dq - dp, dlog_q - dlog_p, dd)
 
 
-# Where the scale passes this, KL > 30 - log V and its logarithms no longer cancel;
-# e^30 V is far from overflow in float32.
-_LARGE = 30.0
+_ratios.defjvp(_ratios_jvp, symbolic_zeros=True)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-@functools.partial(jax.jit, static_argnums=(2,))
-def _kl(a: Array, b: Array, axes: tuple[int, ...]) -> Array:
-    p, total_p, mass_q, total_q, d, scale, infinite, empty = _pair(a, b, axes)
-    # p phi(d), or q on p's scale, p e^d, less p (1 + d): each where it neither cancels nor
-    # overflows. The second holds at p = 0 too.
-    near = (-1 <= d) & (d <= 2) & (p > 0)
-    q_on_p = mass_q * (jnp.exp(jnp.minimum(scale, _LARGE)) / total_p)
-    terms = jnp.where(near, p * phi(jnp.where(near, d, 0)), q_on_p - p * (1 + d))
-    small = jnp.log1p(jnp.sum(terms, axes, keepdims=True))
-    large = scale + (jnp.log(total_q) - jnp.log(total_p))
-    value = jnp.where(scale < _LARGE, small, large)
-    value = jnp.where(infinite, jnp.inf, value)
-    return jnp.squeeze(jnp.where(empty, 0, value), axes)
+@with_own_rule
+def _block(logits_p: Array, logits_q: Array) -> Block:
+    """The summary of each row. Its `kl` is differentiable; the rest counts as constant,
+    for `_ratios`, whose rule knows how p and q depend on the logits.
+    """
+    return of_outcomes(logits_p, logits_q)
 
 
-@functools.partial(jax.jit, static_argnums=(2,))
-def _kl_slopes(a: Array, b: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """dKL/da = -p d and dKL/db = q - p, by p (e^(d - KL) - 1) where that would cancel."""
-    p, _, mass_q, total_q, d, _, infinite, empty = _pair(a, b, axes)
-    kl = jnp.where(infinite, 0, jnp.expand_dims(_kl(a, b, axes), axes))
-    log_quotient = d - kl
-    # Where KL is large d - KL cancels instead, and q - p is as good.
-    near = (jnp.abs(log_quotient) < 1) & (kl < 1) & (p > 0) & (mass_q > 0) & ~infinite
-    close = p * jnp.expm1(jnp.where(near, log_quotient, 0))
-    slope_a = jnp.where(infinite, 0, -p * d)
-    q = mass_q / total_q
-    slope_b = jnp.where(empty, 0, jnp.where(near, close, q - p))
-    # The slopes sum to 0; that they do not is the error of the sums in p and q.
-    return slope_a, slope_b - jnp.sum(slope_b, axes, keepdims=True) * q
+def _block_jvp(primals, tangents):
+    a, b = primals
+    block = _block(a, b)
+
+    # Reverse mode keeps the logits and the block, and computes the slopes when it needs
+    # them: dKL/da = -p d, dKL/db = q - p.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def change(block: Block, a: Array, b: Array) -> Array:
+        p, _, excess, _, d = _ratios(block, a, b)
+        da, db = (_wide(t, p) for t in tangents)
+        return jnp.sum(tangent(p, (-p * d, da), (excess, db)), -1)
+
+    # The barrier keeps XLA from storing what value and slopes compute alike.
+    constant = lax.optimization_barrier(lax.stop_gradient(block))
+    zeros = Block(*(jnp.zeros_like(x) for x in block))
+    return block, zeros._replace(kl=change(constant, a, b))
 
 
-def _kl_jvp(axes, primals, tangents):
-    (a, b), (da, db) = primals, tangents
-    slope_a, slope_b = _kl_slopes(a, b, axes)
-    change = tangent(a, (slope_a, da), (slope_b, db))
-    return _kl(a, b, axes), jnp.sum(change, axes)
-
-
-_kl.defjvp(_kl_jvp, symbolic_zeros=True)
+_block.defjvp(_block_jvp, symbolic_zeros=True)

@@ -79,7 +79,7 @@ _LOG_2 = {
 }
 
 
-def _with_own_rule(
+def with_own_rule(
     fun: Callable[..., Array], static: tuple[int, ...] = ()
 ) -> jax.custom_jvp[Array]:
     """`fun`, for `defjvp` to complete, compiled as a whole also outside `jit`: executed
@@ -115,7 +115,7 @@ def tangent(like: Array, *terms: tuple[Array, Array | SymbolicZero]) -> Array:
     return total
 
 
-@_with_own_rule
+@with_own_rule
 def _over(x: Array, y: Array) -> Array:
     """x / y. JAX's own rule divides by y^2, which is 0 for y = 1e-23 and inf for 1e20."""
     return x / y
@@ -183,7 +183,7 @@ def _log_quotient(p: Array, q: Array) -> Array:
     return jnp.where(normal, jnp.log(quotient), jnp.log(p) - jnp.log(q))
 
 
-@_with_own_rule
+@with_own_rule
 def log_ratio(p: Array, q: Array) -> Array:
     """log(p / q) for p, q >= 0; by convention 0 at p = 0.
 
@@ -253,7 +253,7 @@ def rel_entr(p: ArrayLike, q: ArrayLike) -> Array:
     return _rel_entr(p, q)
 
 
-@_with_own_rule
+@with_own_rule
 def _rel_entr(p: Array, q: Array) -> Array:
     return _of_measures(p, q, jnp.where(p == 0, 0, p * log_ratio(p, q)))
 
@@ -307,7 +307,7 @@ def generalized_kl(p: ArrayLike, q: ArrayLike) -> Array:
     return _generalized_kl(p, q)
 
 
-@_with_own_rule
+@with_own_rule
 def _generalized_kl(p: Array, q: Array) -> Array:
     x = _close_parts(p, q)
     # difference^2 / total to first order in the rounding errors of both, and the series.
@@ -330,7 +330,7 @@ def _generalized_kl_jvp(primals, tangents):
 _generalized_kl.defjvp(_generalized_kl_jvp, symbolic_zeros=True)
 
 
-@_with_own_rule
+@with_own_rule
 def _excess(p: Array, q: Array) -> Array:
     """(q - p) / q, 0 at p = q = 0. Its slope p / q^2 would cancel in 1/q - (q - p)/q^2."""
     x = _close_parts(p, q)  # q - p is flushed to 0 next to the smallest normal number
@@ -354,7 +354,7 @@ _excess.defjvp(_excess_jvp, symbolic_zeros=True)
 # --- the same term from logarithms: what torch_compat is made of ---------------
 
 
-@_with_own_rule
+@with_own_rule
 def _log_excess(p: Array, log_q: Array) -> Array:
     """log p - log_q; by convention 0 at p = 0."""
     return jnp.where(p == 0, 0, jnp.log(p) - log_q)
@@ -372,7 +372,7 @@ def _log_excess_jvp(primals, tangents):
 _log_excess.defjvp(_log_excess_jvp, symbolic_zeros=True)
 
 
-@_with_own_rule
+@with_own_rule
 def rel_entr_of_log_q(p: Array, log_q: Array) -> Array:
     """p (log p - log_q): 0 at p = 0 whatever log_q, nan for p < 0 and for nan.
 
@@ -394,7 +394,7 @@ def _rel_entr_of_log_q_jvp(primals, tangents):
 rel_entr_of_log_q.defjvp(_rel_entr_of_log_q_jvp, symbolic_zeros=True)
 
 
-@_with_own_rule
+@with_own_rule
 def rel_entr_of_logs(log_p: Array, log_q: Array) -> Array:
     """e^log_p (log_p - log_q): 0 at log_p = -inf whatever log_q, nan for nan.
 
@@ -449,12 +449,12 @@ class _Exp(NamedTuple):
     excess: Array  # e^r - 1 - r
 
 
-def _exp_series(r: Array) -> Array:
+def exp_series(r: Array) -> Array:
     """e^r - 1 - r for r in [-0.7, 1.4]."""
     return r * (0.5 * r + (r * r) * _polynomial(_EXP_SERIES[r.dtype], r))
 
 
-def _is_near_0(x: Array) -> Array:
+def is_near_0(x: Array) -> Array:
     return (_NEAR[0] <= x) & (x <= _NEAR[1])
 
 
@@ -462,12 +462,12 @@ def _exp_parts(x: Array) -> _Exp:
     # Not jnp.exp: its error in float64, 1.7 ULP, is 2.3 in the differences taken here.
     info = jnp.finfo(x.dtype)
     high, low = _LOG_2[x.dtype]
-    near = _is_near_0(x)
+    near = is_near_0(x)
     bounded = jnp.clip(x, info.minexp * high, (info.maxexp + 1) * high)
     n = jnp.clip(jnp.round(bounded * (1 / high)), info.minexp, info.maxexp - 1)
     n = jnp.where(near, 0, n)
     r = (bounded - n * high) - n * low
-    excess = _exp_series(r)
+    excess = exp_series(r)
     return _Exp(near, r, _power_of_2(n), r + excess, excess)
 
 
@@ -479,7 +479,7 @@ def _expm1_and_error(e: _Exp) -> tuple[Array, Array]:
     return total, (large - total) + small
 
 
-@_with_own_rule
+@with_own_rule
 def expm1(x: Array) -> Array:
     """e^x - 1. Its derivative is e^x."""
     return _expm1_and_error(_exp_parts(x))[0]
@@ -501,7 +501,7 @@ def _log1p_of_sum(x: Array, a: Array, b: Array) -> Array:
     return jnp.where(near, series, jnp.log(total) + jnp.where(regular, quotient, 0))
 
 
-@_with_own_rule
+@with_own_rule
 def log1p(x: Array) -> Array:
     """log(1 + x) for x >= -1. Its derivative is 1 / (1 + x)."""
     # Written 1 + x, with a literal, XLA would fold what two_sum takes from it.
@@ -511,7 +511,7 @@ def log1p(x: Array) -> Array:
 log1p.defjvps(lambda dx, _, x: _reciprocal(1 + x) * dx)
 
 
-@_with_own_rule
+@with_own_rule
 def phi(x: Array) -> Array:
     """e^x - 1 - x >= 0, without cancellation. Its derivative is expm1(x)."""
     e = _exp_parts(x)
@@ -522,7 +522,7 @@ def phi(x: Array) -> Array:
 phi.defjvps(lambda dx, _, x: expm1(x) * dx)
 
 
-@_with_own_rule
+@with_own_rule
 def scaled_phi(x: Array) -> Array:
     """min(1, e^-x) phi(x): phi(x) for x <= 0, 1 - e^-x (1 + x) for x > 0, at most 1 there.
 
@@ -531,9 +531,9 @@ def scaled_phi(x: Array) -> Array:
     decay = jnp.exp(-jnp.abs(x))
     positive = jnp.where(x == jnp.inf, 1, 1 - decay * (1 + x))
     outside = jnp.where(x > 0, positive, decay - (1 + x))
-    near = _is_near_0(x)
+    near = is_near_0(x)
     r = jnp.where(near, x, 0)
-    excess = _exp_series(r)
+    excess = exp_series(r)
     # Divided by e^x made of the same parts, whose errors cancel in part.
     inside = excess / jnp.where(x > 0, 1 + (r + excess), 1)
     return jnp.where(near, inside, outside)
@@ -549,7 +549,7 @@ def _scaled_phi_slope(x: Array) -> Array:
 scaled_phi.defjvps(lambda dx, _, x: _scaled_phi_slope(x) * dx)
 
 
-@functools.partial(_with_own_rule, static=(0,))
+@functools.partial(with_own_rule, static=(0,))
 def _decay(n: int, x: Array) -> Array:
     """(n - x) e^-x for x >= 0. A family closed under derivatives, whose zeros are exact."""
     return jnp.where(x == jnp.inf, 0, (n - x) * jnp.exp(-x))
@@ -564,7 +564,7 @@ def _decay_jvp(n, primals, tangents):
 # --- log(w + (1 - w) e^x) -----------------------------------------------------------
 
 
-@functools.partial(_with_own_rule, static=(1,))
+@functools.partial(with_own_rule, static=(1,))
 def log_mixture(x: Array, weight: float) -> Array:
     """log(weight + (1 - weight) e^x), for 0 <= weight <= 1, of full relative accuracy.
 
@@ -602,7 +602,7 @@ def _log_mixture_jvp(weight, primals, tangents):
     return log_mixture(x, weight), _share((weight, 1 - weight), x) * dx
 
 
-@functools.partial(_with_own_rule, static=(0,))
+@functools.partial(with_own_rule, static=(0,))
 def _share(weights: tuple[float, float], x: Array) -> Array:
     """w e^x / (v + w e^x) of weights (v, w). What is left of 1 is the share of -x with
     the weights exchanged, so that neither cancels.

@@ -1,0 +1,261 @@
+r"""The summary of a block of outcomes from which KL(p || q) is put together.
+
+By the chain rule of relative entropy, the KL of a union of blocks is the KL of their
+masses plus the mass-weighted KLs inside them. So a block is described by a few numbers
+a row, two blocks merge into one, and no term of the merge is negative: nothing cancels.
+A single outcome is the smallest block, and summarising outcomes is merging those.
+
+With the logits a of p and b of q, a block remembers its mode (the outcome of largest a)
+and measures everything from there: with delta = (b - b_mode) - (a - a_mode),
+
+    mean  = E_p[delta],
+    ratio = E_p[e^delta] = (q's mass / p's mass) / e^(b_mode - a_mode),
+    kl    = log(ratio) - mean = log1p(E_p[phi(d)]),    d = delta - mean,
+
+with phi(x) = e^x - 1 - x >= 0. At the mode delta is exactly 0, so that a p that is nearly
+one outcome keeps its digits; elsewhere it is a difference of differences, taken with its
+rounding error, because near-equal logits differ in their last digits only.
+
+These functions are arithmetic for the rules in `divergences`: they are not meant to be
+differentiated themselves.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from kl_jax.elementwise import exp_series, is_near_0, log1p, two_sum
+
+__all__ = ["Block", "finalize", "merge", "of_outcomes"]
+
+
+class Block(NamedTuple):
+    """One number a row each. Where p has no mass, `mass_p` is 0 and `log_ratio` is
+    log(mass_q); where q has none, that is -inf.
+    """
+
+    top: Array  # the largest logit of p
+    anchor: Array  # the logit of q at that outcome, 0 if that is -inf
+    mean: Array  # E_p[delta]; 0 where kl is inf
+    mass_p: Array  # sum of e^(a - top)
+    mass_q: Array  # sum of e^(b - anchor - reference)
+    reference: Array  # the mean, or q's largest logit where that is far above
+    log_ratio: Array  # log(mass_q / mass_p), so that log(ratio) = reference + log_ratio
+    kl: Array  # KL of p and q, each renormalised on the block
+
+
+def of_outcomes(logits_p: Array, logits_q: Array) -> Block:
+    """The summary of the outcomes along the last axis. Any floating dtype in, at least
+    float32 out.
+    """
+    return lax.platform_dependent(
+        logits_p, logits_q, cpu=_in_tiles, cuda=_in_pairs, rocm=_in_pairs, default=_plain
+    )
+
+
+def merge(blocks: Block, axis: int = 0) -> Block:
+    """The summary of the union of the blocks stacked along `axis`."""
+    inner = Block(*(jnp.moveaxis(x, axis, -1) for x in blocks))
+    top = jnp.where(inner.mass_p == 0, -jnp.inf, inner.top)
+    return _summary(top, inner.anchor, inner, _mode_by_mask, _sums)
+
+
+def finalize(block: Block) -> Array:
+    """KL(p || q) of the whole, 0 where p has no outcome."""
+    return block.kl
+
+
+# --- what both of them do -------------------------------------------------------
+
+# Where q's largest mass passes e^30 times p's, KL > 30 - log(size) and logarithms of the
+# two masses no longer cancel; e^30 times any size is far from overflow in float32.
+_LARGE = 30.0
+
+
+def _max(x: Array) -> Array:
+    return jnp.max(x, -1, keepdims=True)
+
+
+def known(error: Array) -> Array:
+    """A rounding error, 0 where an infinity made it nan. Errors above 1 belong to numbers
+    above 2^24 and are dropped with them.
+    """
+    return jnp.where(jnp.abs(error) < 1, error, 0)
+
+
+def below(x: Array, top: Array) -> tuple[Array, Array]:
+    """x - top, with the rounding error; 0 at the top also where that is infinite."""
+    difference, error = two_sum(x, -top)
+    return jnp.where(x == top, 0, difference), known(error)
+
+
+def exp_of(x: Array, error: Array) -> Array:
+    """e^(x + error) to first order: at x = -40 the error of a shift is 17 ULP of e^x."""
+    power = jnp.exp(x)
+    return power + power * error
+
+
+def _summary(
+    logits_p: Array,
+    logits_q: Array,
+    inner: Block | None,
+    mode: Callable[[Array, Array], tuple[Array, Array]],
+    sums: Callable[[Array, Array], tuple[Array, Array]],
+) -> Block:
+    """Merges the blocks `inner`, whose modes have these logits; None: single outcomes."""
+    top, anchor = mode(logits_p, logits_q)
+    double = jnp.float64 in (top.dtype, anchor.dtype)
+    dtype = jnp.float64 if double else jnp.float32
+    top, anchor = top.astype(dtype), anchor.astype(dtype)
+    top = jnp.where(top == -jnp.inf, 0, top)
+    # +inf is the point mass it stands for. b - anchor must not become one by overflow.
+    info = jnp.finfo(dtype)
+    kept = (jnp.abs(anchor) < float(info.max) * float(info.eps) / 4) | (anchor == jnp.inf)
+    anchor = jnp.where(kept, anchor, 0)
+
+    def parts(top: Array, anchor: Array) -> tuple[Array, ...]:
+        a, b = logits_p.astype(dtype), logits_q.astype(dtype)
+        x, x_error = below(a, top)
+        y, y_error = below(b, anchor)
+        weight = exp_of(x, x_error)
+        if inner is not None:
+            weight = weight * inner.mass_p
+            for part in (inner.reference, inner.log_ratio):
+                y, error = two_sum(y, part)
+                y_error = y_error + known(error)
+        delta, error = two_sum(y, -x)
+        return x, weight, y, y_error, delta, known(error) + (y_error - x_error)
+
+    x, weight, y, _, delta, error = parts(top, anchor)
+    # q = 0 < p makes the mean -inf, as does a +inf of q away from p's mode.
+    missing = ((y == -jnp.inf) & (x > -jnp.inf)) | (y == jnp.inf)
+    moment = jnp.where(weight == 0, 0, weight * (delta + error))
+    mass, moment = sums(weight, jnp.where(missing, -jnp.inf, moment))
+    size = jnp.where(mass == 0, 1, mass)
+    mean = moment / size
+    peak = _max(y)
+    infinite = jnp.isinf(mean) & (mass > 0)
+    mean = jnp.where(jnp.isinf(mean), 0, mean)
+    anchor = jnp.where(peak == jnp.inf, jnp.inf, anchor)
+    peak = jnp.where(jnp.isinf(peak), 0, peak)
+    large = infinite | (mass == 0) | (peak - mean > _LARGE)
+    reference = jnp.where(large, peak, mean)
+
+    # The barrier keeps XLA from storing weight and delta for the second pass: one
+    # [rows, outcomes] array each, where computing them again is an exponential.
+    top, anchor, size, mean, large, reference = lax.optimization_barrier(
+        (top, anchor, size, mean, large, reference)
+    )
+    _, weight, y, y_error, delta, error = parts(top, anchor)
+    # Renormalised before the mean is off: 76 ULP at two near-equal outcomes without.
+    delta, error = two_sum(delta, error)
+    d = jnp.where(weight == 0, 0, (delta - mean) + known(error))
+    z, error = below(y, reference)
+    mass_q = exp_of(z, y_error + error)
+    if inner is not None:
+        mass_q = mass_q * jnp.where(inner.mass_p == 0, 1, inner.mass_p)
+    # p phi(d), or q - p (1 + d): each where it neither cancels nor overflows. The second
+    # holds at p = 0 too.
+    near = is_near_0(d) & (weight > 0) & ~large
+    moment = weight * d
+    far = mass_q - jnp.where(large, 0, weight + moment)
+    terms = jnp.where(near, weight * exp_series(d), far)
+    total, residual = sums(terms, moment)
+    mass_q = total + jnp.where(large, 0, mass + residual)
+    total, residual = total / size, residual / size
+    # The mean was rounded: E[d] = residual, not 0, and e^-residual (1 + total + residual)
+    # is what log1p wants, here to the second order in the residual.
+    corrected = total - residual * (total + residual / 2)
+    log_ratio = jnp.where(large, jnp.log(total), log1p(total + residual))
+    kl = jnp.where(large, (reference - (mean + residual)) + log_ratio, log1p(corrected))
+    if inner is not None:
+        # With their own ratios taken off again, delta is that of the modes.
+        share = weight / size
+        shift = below(logits_q, anchor)[0] - below(logits_p, top)[0] + inner.mean
+        mean = jnp.sum(jnp.where(share == 0, 0, share * shift), -1, keepdims=True)
+        inside = jnp.where(share == 0, 0, share * inner.kl)
+        kl = kl + jnp.sum(inside, -1, keepdims=True)
+        infinite = infinite | jnp.any(inner.kl == jnp.inf, -1, keepdims=True)
+    mean = jnp.where(infinite, 0, mean)
+    kl = jnp.where(infinite, jnp.inf, jnp.where(mass == 0, 0, kl))
+    rows = Block(top, anchor, mean, mass, mass_q, reference, log_ratio, kl)
+    return Block(*(jnp.squeeze(x, -1) for x in rows))
+
+
+# --- the same sums, as each platform computes them best ------------------------------
+
+
+def _mode_by_mask(a: Array, b: Array) -> tuple[Array, Array]:
+    top = _max(a)
+    return top, _max(jnp.where(a == top, b, -jnp.inf))
+
+
+def _mode_by_index(a: Array, b: Array) -> tuple[Array, Array]:
+    """Reads b at one outcome a row, where a mask reads all of it once more."""
+    index = jnp.argmax(a, -1, keepdims=True)
+    return jnp.take_along_axis(a, index, -1), jnp.take_along_axis(b, index, -1)
+
+
+def _sums(x: Array, y: Array) -> tuple[Array, Array]:
+    return jnp.sum(x, -1, keepdims=True), jnp.sum(y, -1, keepdims=True)
+
+
+def _plain(a: Array, b: Array) -> Block:
+    return _summary(a, b, None, _mode_by_index, _sums)
+
+
+def _in_pairs(a: Array, b: Array) -> Block:
+    """XLA for GPUs fuses an expression into one reduction, not into two: a complex sum is
+    both at once. As two sums the terms are stored, 2 GiB for [2048, 131072].
+    """
+
+    def sums(x: Array, y: Array) -> tuple[Array, Array]:
+        both = jnp.sum(lax.complex(x, y), -1, keepdims=True)
+        return both.real, both.imag
+
+    return _summary(a, b, None, _mode_by_index, sums)
+
+
+# Outcomes in a tile: 1 MiB of float32, so that the few arrays of a tile stay in a core's
+# second-level cache. One-row tiles are neither vectorised nor fused.
+_TILE = 2**18
+
+
+def _in_tiles(a: Array, b: Array) -> Block:
+    """A loop over tiles of rows: 3 MiB of temporary memory instead of twice the inputs."""
+
+    def tile(a: Array, b: Array) -> Block:
+        return _summary(*lax.optimization_barrier((a, b)), None, _mode_by_mask, stored)
+
+    def stored(x: Array, y: Array) -> tuple[Array, Array]:
+        # A reduction on its own is fast here; with its terms fused into it, three times
+        # slower than the two apart.
+        return _sums(*lax.optimization_barrier((x, y)))
+
+    *shape, outcomes = a.shape
+    rows = math.prod(shape)
+    size = max(2, _TILE // outcomes)
+    if rows <= size:
+        return tile(a, b)
+    flat = a.reshape(rows, outcomes), b.reshape(rows, outcomes)
+    # The last tile overlaps the one before: no copy of the rows, whatever their number.
+    starts = jnp.minimum(jnp.arange(0, rows, size), rows - size)
+
+    def body(start: Array) -> Block:
+        return tile(*(lax.dynamic_slice_in_dim(x, start, size) for x in flat))
+
+    tiles = lax.map(body, starts)
+    left = rows - size * (len(starts) - 1)
+    return Block(
+        *(
+            jnp.concatenate([x[:-1].reshape(-1), x[-1, size - left :]]).reshape(shape)
+            for x in tiles
+        )
+    )
