@@ -25,7 +25,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,23 +83,42 @@ def _max(x: Array) -> Array:
     return jnp.max(x, -1, keepdims=True)
 
 
-def known(error: Array) -> Array:
-    """A rounding error, 0 where an infinity made it nan. Errors above 1 belong to numbers
-    above 2^24 and are dropped with them.
+def finite(logits: Array, dtype: Any) -> Array:
+    """In the dtype computed in; +inf, a point mass, as the largest number: the other
+    outcomes are e^-1e38 beside that.
     """
-    return jnp.where(jnp.abs(error) < 1, error, 0)
+    return jnp.minimum(logits.astype(dtype), float(jnp.finfo(dtype).max))
 
 
-def below(x: Array, top: Array) -> tuple[Array, Array]:
-    """x - top, with the rounding error; 0 at the top also where that is infinite."""
-    difference, error = two_sum(x, -top)
-    return jnp.where(x == top, 0, difference), known(error)
+def _exp_from(x: Array, origin: Array, error: Array | float = 0.0) -> Array:
+    """e^(x - origin - error), with the rounding error of the shift put back: at a shift of
+    40 it is 17 ULP.
+    """
+    # Where the power is 0 anyway, x may be moved: -inf would make the error nan.
+    bottom = origin - float(jnp.finfo(x.dtype).max) / 8
+    shifted, left = two_sum(jnp.maximum(x, bottom), -origin)
+    power = jnp.exp(shifted)
+    return power + power * (left - error)
 
 
-def exp_of(x: Array, error: Array) -> Array:
-    """e^(x + error) to first order: at x = -40 the error of a shift is 17 ULP of e^x."""
-    power = jnp.exp(x)
-    return power + power * error
+def weights(a: Array, top: Array) -> Array:
+    return _exp_from(a, top)
+
+
+def masses(b: Array, anchor: Array, reference: Array) -> Array:
+    """e^(b - anchor - reference)."""
+    return _exp_from(b, *two_sum(anchor, reference))
+
+
+def deltas(a: Array, b: Array, top: Array, anchor: Array) -> Array:
+    """(b - anchor) - (a - top), rounded once or twice however large the offsets: b - a is
+    nearly the same everywhere, and its rounding error is put back.
+    """
+    difference, error = two_sum(b, -a)
+    origin, origin_error = two_sum(anchor, -top)
+    # nan where infinities took part.
+    error = jnp.where(jnp.abs(difference) < jnp.inf, error, 0)
+    return (difference - origin) + (error - origin_error)
 
 
 def _summary(
@@ -113,38 +132,33 @@ def _summary(
     top, anchor = mode(logits_p, logits_q)
     double = jnp.float64 in (top.dtype, anchor.dtype)
     dtype = jnp.float64 if double else jnp.float32
-    top, anchor = top.astype(dtype), anchor.astype(dtype)
+    largest = float(jnp.finfo(dtype).max)
+    top, anchor = finite(top, dtype), finite(anchor, dtype)
     top = jnp.where(top == -jnp.inf, 0, top)
-    # +inf is the point mass it stands for. b - anchor must not become one by overflow.
-    info = jnp.finfo(dtype)
-    kept = (jnp.abs(anchor) < float(info.max) * float(info.eps) / 4) | (anchor == jnp.inf)
-    anchor = jnp.where(kept, anchor, 0)
+    # b - anchor must not overflow.
+    small = jnp.abs(anchor) < largest * float(jnp.finfo(dtype).eps) / 4
+    anchor = jnp.where(small | (anchor == largest), anchor, 0)
 
-    def parts(top: Array, anchor: Array) -> tuple[Array, ...]:
-        a, b = logits_p.astype(dtype), logits_q.astype(dtype)
-        x, x_error = below(a, top)
-        y, y_error = below(b, anchor)
-        weight = exp_of(x, x_error)
+    def parts(top: Array, anchor: Array) -> tuple[Array, Array, Array]:
+        a, b = finite(logits_p, dtype), finite(logits_q, dtype)
+        weight, delta = weights(a, top), deltas(a, b, top, anchor)
         if inner is not None:
             weight = weight * inner.mass_p
-            for part in (inner.reference, inner.log_ratio):
-                y, error = two_sum(y, part)
-                y_error = y_error + known(error)
-        delta, error = two_sum(y, -x)
-        return x, weight, y, y_error, delta, known(error) + (y_error - x_error)
+            delta = delta + (inner.reference + inner.log_ratio)
+        return b, weight, delta
 
-    x, weight, y, _, delta, error = parts(top, anchor)
-    # q = 0 < p makes the mean -inf, as does a +inf of q away from p's mode.
-    missing = ((y == -jnp.inf) & (x > -jnp.inf)) | (y == jnp.inf)
-    moment = jnp.where(weight == 0, 0, weight * (delta + error))
+    b, weight, delta = parts(top, anchor)
+    moment = jnp.where(weight == 0, 0, weight * delta)
+    # q = 0 < p, also where e^(a - top) underflows; beside +inf all else is 0.
+    least_p, least_q = (jnp.where(x == largest, x, -largest) for x in (top, anchor))
+    missing = (logits_q.astype(dtype) < least_q) & (logits_p.astype(dtype) >= least_p)
     mass, moment = sums(weight, jnp.where(missing, -jnp.inf, moment))
     size = jnp.where(mass == 0, 1, mass)
     mean = moment / size
-    peak = _max(y)
-    infinite = jnp.isinf(mean) & (mass > 0)
+    peak = _max(b - anchor)
+    infinite = (mass > 0) & (jnp.isinf(mean) | ((peak > largest / 2) & (anchor < largest)))
     mean = jnp.where(jnp.isinf(mean), 0, mean)
-    anchor = jnp.where(peak == jnp.inf, jnp.inf, anchor)
-    peak = jnp.where(jnp.isinf(peak), 0, peak)
+    peak = jnp.where(peak == -jnp.inf, 0, peak)
     large = infinite | (mass == 0) | (peak - mean > _LARGE)
     reference = jnp.where(large, peak, mean)
 
@@ -153,21 +167,17 @@ def _summary(
     top, anchor, size, mean, large, reference = lax.optimization_barrier(
         (top, anchor, size, mean, large, reference)
     )
-    _, weight, y, y_error, delta, error = parts(top, anchor)
-    # Renormalised before the mean is off: 76 ULP at two near-equal outcomes without.
-    delta, error = two_sum(delta, error)
-    d = jnp.where(weight == 0, 0, (delta - mean) + known(error))
-    z, error = below(y, reference)
-    mass_q = exp_of(z, y_error + error)
+    b, weight, delta = parts(top, anchor)
+    d = jnp.where(weight == 0, 0, delta - mean)
+    mass_q = masses(b, anchor, reference)
     if inner is not None:
         mass_q = mass_q * jnp.where(inner.mass_p == 0, 1, inner.mass_p)
     # p phi(d), or q - p (1 + d): each where it neither cancels nor overflows. The second
     # holds at p = 0 too.
+    far = mass_q - jnp.where(large, 0, weight * (1 + d))
     near = is_near_0(d) & (weight > 0) & ~large
-    moment = weight * d
-    far = mass_q - jnp.where(large, 0, weight + moment)
     terms = jnp.where(near, weight * exp_series(d), far)
-    total, residual = sums(terms, moment)
+    total, residual = sums(terms, weight * d)
     mass_q = total + jnp.where(large, 0, mass + residual)
     total, residual = total / size, residual / size
     # The mean was rounded: E[d] = residual, not 0, and e^-residual (1 + total + residual)
@@ -237,7 +247,7 @@ def _in_tiles(a: Array, b: Array) -> Block:
     def stored(x: Array, y: Array) -> tuple[Array, Array]:
         # A reduction on its own is fast here; with its terms fused into it, three times
         # slower than the two apart.
-        return _sums(*lax.optimization_barrier((x, y)))
+        return _sums(lax.optimization_barrier(x), y)
 
     *shape, outcomes = a.shape
     rows = math.prod(shape)

@@ -22,7 +22,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from kl_jax import contracts
-from kl_jax.blocks import Block, below, exp_of, finalize, known, of_outcomes
+from kl_jax.blocks import Block, deltas, finalize, finite, masses, of_outcomes, weights
 from kl_jax.elementwise import (
     exp_series,
     is_near_0,
@@ -247,20 +247,17 @@ def _ratios(block: Block, logits_p: Array, logits_q: Array) -> _Ratios:
     """From the summary of the whole row, whose change the rule accounts for."""
     block = Block(*(jnp.expand_dims(x, -1) for x in block))
     dtype = block.kl.dtype
-    a, b = logits_p.astype(dtype), logits_q.astype(dtype)
-    x, x_error = below(a, block.top)
-    y, y_error = below(b, block.anchor)
-    z, error = below(y, block.reference)
+    a, b = finite(logits_p, dtype), finite(logits_q, dtype)
+    # Nothing is left of what is divided by inf.
     empty = block.mass_p == 0
-    p = jnp.where(empty, 0, exp_of(x, x_error) / block.mass_p)
-    q = jnp.where(empty | (block.mass_q == 0), 0, exp_of(z, y_error + error) / block.mass_q)
-    delta, error = two_sum(y, -x)
-    delta, error = two_sum(delta, known(error) + (y_error - x_error))
-    error = known(error)
-    absent = empty | ((x == -jnp.inf) & (y == -jnp.inf))
-    r = jnp.where(absent, 0, ((delta - block.reference) + error) - block.log_ratio)
-    d = (delta - block.mean) + error
-    d = jnp.where((p == 0) | (block.kl == jnp.inf), 0, d)
+    size_p = jnp.where(empty, jnp.inf, block.mass_p)
+    size_q = jnp.where(empty | (block.mass_q == 0), jnp.inf, block.mass_q)
+    p = weights(a, block.top) * (1 / size_p)
+    q = masses(b, block.anchor, block.reference) * (1 / size_q)
+    delta = deltas(a, b, block.top, block.anchor)
+    r = (delta - block.reference) - block.log_ratio
+    d = delta - block.mean
+    d = jnp.where(p > jnp.where(block.kl == jnp.inf, jnp.inf, 0), d, 0)
     # Where the two numbers are large, so is their error in r.
     near = is_near_0(r) & (jnp.abs(block.reference) + jnp.abs(block.log_ratio) < 1)
     excess = jnp.where(near, p * (r + exp_series(r)), q - p)
