@@ -2,9 +2,14 @@
 
 from importlib.metadata import version as _version
 
+from kl_jax.divergences import jeffreys_divergence as jeffreys_divergence
+from kl_jax.divergences import jensen_shannon_divergence as jensen_shannon_divergence
 from kl_jax.divergences import kl_divergence as kl_divergence
 from kl_jax.divergences import kl_divergence_from_probs as kl_divergence_from_probs
+from kl_jax.divergences import renyi_divergence as renyi_divergence
 from kl_jax.divergences import reverse as reverse
+from kl_jax.divergences import reverse_kl_divergence as reverse_kl_divergence
+from kl_jax.divergences import skew_kl_divergence as skew_kl_divergence
 from kl_jax.divergences import tempered as tempered
 from kl_jax.elementwise import generalized_kl as generalized_kl
 from kl_jax.elementwise import rel_entr as rel_entr

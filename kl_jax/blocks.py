@@ -45,9 +45,10 @@ class Block(NamedTuple):
     anchor: Array  # the logit of q at that outcome, 0 if that is -inf
     mean: Array  # E_p[delta]; 0 where kl is inf
     mass_p: Array  # sum of e^(a - top)
-    mass_q: Array  # sum of e^(b - anchor - reference)
+    mass_q: Array  # sum of e^(b - origin)
+    origin: Array  # anchor + reference, rounded
     reference: Array  # the mean, or q's largest logit where that is far above
-    log_ratio: Array  # log(mass_q / mass_p), so that log(ratio) = reference + log_ratio
+    log_ratio: Array  # what is added to the reference to give log(ratio)
     kl: Array  # KL of p and q, each renormalised on the block
 
 
@@ -90,24 +91,15 @@ def finite(logits: Array, dtype: Any) -> Array:
     return jnp.minimum(logits.astype(dtype), float(jnp.finfo(dtype).max))
 
 
-def _exp_from(x: Array, origin: Array, error: Array | float = 0.0) -> Array:
-    """e^(x - origin - error), with the rounding error of the shift put back: at a shift of
-    40 it is 17 ULP.
+def masses(logits: Array, origin: Array) -> Array:
+    """e^(x - origin), with the rounding error of the shift put back: at a shift of 40 it is
+    17 ULP.
     """
     # Where the power is 0 anyway, x may be moved: -inf would make the error nan.
-    bottom = origin - float(jnp.finfo(x.dtype).max) / 8
-    shifted, left = two_sum(jnp.maximum(x, bottom), -origin)
+    bottom = origin - float(jnp.finfo(logits.dtype).max) / 8
+    shifted, error = two_sum(jnp.maximum(logits, bottom), -origin)
     power = jnp.exp(shifted)
-    return power + power * (left - error)
-
-
-def weights(a: Array, top: Array) -> Array:
-    return _exp_from(a, top)
-
-
-def masses(b: Array, anchor: Array, reference: Array) -> Array:
-    """e^(b - anchor - reference)."""
-    return _exp_from(b, *two_sum(anchor, reference))
+    return power + power * error
 
 
 def deltas(a: Array, b: Array, top: Array, anchor: Array) -> Array:
@@ -141,11 +133,11 @@ def _summary(
 
     def parts(top: Array, anchor: Array) -> tuple[Array, Array, Array]:
         a, b = finite(logits_p, dtype), finite(logits_q, dtype)
-        weight, delta = weights(a, top), deltas(a, b, top, anchor)
-        if inner is not None:
-            weight = weight * inner.mass_p
-            delta = delta + (inner.reference + inner.log_ratio)
-        return b, weight, delta
+        weight, delta = masses(a, top), deltas(a, b, top, anchor)
+        if inner is None:
+            return b, weight, delta
+        ratio = inner.reference + inner.log_ratio
+        return inner.origin, weight * inner.mass_p, delta + ratio
 
     b, weight, delta = parts(top, anchor)
     moment = jnp.where(weight == 0, 0, weight * delta)
@@ -160,18 +152,22 @@ def _summary(
     mean = jnp.where(jnp.isinf(mean), 0, mean)
     peak = jnp.where(peak == -jnp.inf, 0, peak)
     large = infinite | (mass == 0) | (peak - mean > _LARGE)
+    # e^(b - anchor - reference) = e^(b - origin) scale; in large rows the remainder may be
+    # large too, and goes into the logarithm.
     reference = jnp.where(large, peak, mean)
+    origin, remainder = two_sum(anchor, reference)
+    scale = jnp.exp(jnp.where(large, 0, -remainder))
 
     # The barrier keeps XLA from storing weight and delta for the second pass: one
     # [rows, outcomes] array each, where computing them again is an exponential.
-    top, anchor, size, mean, large, reference = lax.optimization_barrier(
-        (top, anchor, size, mean, large, reference)
+    top, anchor, size, mean, large, origin = lax.optimization_barrier(
+        (top, anchor, size, mean, large, origin)
     )
     b, weight, delta = parts(top, anchor)
     d = jnp.where(weight == 0, 0, delta - mean)
-    mass_q = masses(b, anchor, reference)
+    mass_q = masses(b, origin) * scale
     if inner is not None:
-        mass_q = mass_q * jnp.where(inner.mass_p == 0, 1, inner.mass_p)
+        mass_q = mass_q * inner.mass_q
     # p phi(d), or q - p (1 + d): each where it neither cancels nor overflows. The second
     # holds at p = 0 too.
     far = mass_q - jnp.where(large, 0, weight * (1 + d))
@@ -183,19 +179,21 @@ def _summary(
     # The mean was rounded: E[d] = residual, not 0, and e^-residual (1 + total + residual)
     # is what log1p wants, here to the second order in the residual.
     corrected = total - residual * (total + residual / 2)
-    log_ratio = jnp.where(large, jnp.log(total), log1p(total + residual))
+    log_ratio = jnp.where(large, jnp.log(total) + remainder, log1p(total + residual))
     kl = jnp.where(large, (reference - (mean + residual)) + log_ratio, log1p(corrected))
+    mean = mean + residual
     if inner is not None:
-        # With their own ratios taken off again, delta is that of the modes.
-        share = weight / size
-        shift = below(logits_q, anchor)[0] - below(logits_p, top)[0] + inner.mean
-        mean = jnp.sum(jnp.where(share == 0, 0, share * shift), -1, keepdims=True)
-        inside = jnp.where(share == 0, 0, share * inner.kl)
-        kl = kl + jnp.sum(inside, -1, keepdims=True)
+        # A delta of the whole is one inside a block and one between the modes.
+        share = jnp.where(weight == 0, 0, weight / size)
+        between = deltas(logits_p, logits_q, top, anchor)
+        known = jnp.where(share == 0, 0, between + inner.mean)
+        mean = jnp.sum(share * known, -1, keepdims=True)
+        inside = jnp.where(share == 0, 0, inner.kl)
+        kl = kl + jnp.sum(share * inside, -1, keepdims=True)
         infinite = infinite | jnp.any(inner.kl == jnp.inf, -1, keepdims=True)
     mean = jnp.where(infinite, 0, mean)
     kl = jnp.where(infinite, jnp.inf, jnp.where(mass == 0, 0, kl))
-    rows = Block(top, anchor, mean, mass, mass_q, reference, log_ratio, kl)
+    rows = Block(top, anchor, mean, mass, mass_q / scale, origin, reference, log_ratio, kl)
     return Block(*(jnp.squeeze(x, -1) for x in rows))
 
 

@@ -233,3 +233,14 @@ def temperature(function: str, value: Any) -> Any:
             f"{function}: temperature must be finite and > 0 in float32, found {value!r}."
         )
     return float(value)
+
+
+def number(function: str, name: str, value: Any, low: float, high: float) -> float:
+    """A keyword that takes a Python number of [low, high], known while tracing."""
+    real = (int, float, np.integer, np.floating)
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, real):
+        raise TypeError(f"{function}: {name} must be a number, found {value!r}.")
+    if not low <= value <= high:
+        expected = f"in [{low:g}, {high:g}]" if high < np.inf else f"finite and > {0:g}"
+        raise ValueError(f"{function}: {name} must be {expected}, found {value!r}.")
+    return float(value)

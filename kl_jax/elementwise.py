@@ -561,6 +561,30 @@ def _decay_jvp(n, primals, tangents):
     return _decay(n, x), -_decay(n + 1, x) * dx
 
 
+def scaled_phi_difference(x: Array, c: float) -> Array:
+    """min(1, e^-x) (phi(x) - phi(c x) / c) >= 0, for a number c <= 1/2 other than 0.
+
+    The term of Renyi's divergence. For c < 0 it stops growing at c x = 80.
+    """
+    x = jnp.maximum(x, 80 / c) if c < 0 else x
+    near = is_near_0(x)
+    r = jnp.where(near, x, 0)
+    # The difference of the series, term by term: for c = 1/2 it would triple the error.
+    terms = [a * (1 - c ** (k + 2)) for k, a in enumerate(_EXP_SERIES[x.dtype])]
+    series = r * (0.5 * (1 - c) * r + (r * r) * _polynomial(terms, r))
+    decay = jnp.exp(-jnp.maximum(x, 0))
+    right = scaled_phi(x) - decay * phi(jnp.clip(c * x, -80, 80)) / c
+    if c > 0:
+        # Far out the linear parts are infinite, and cancel.
+        below = jnp.minimum(x, 0)
+        middle = jnp.maximum(below, -8)
+        left = jnp.where(
+            x < -8, expm1(below) - expm1(c * below) / c, phi(middle) - phi(c * middle) / c
+        )
+        right = jnp.where(x > 0, right, left)
+    return jnp.where(near, decay * series, right)
+
+
 # --- log(w + (1 - w) e^x) -----------------------------------------------------------
 
 
