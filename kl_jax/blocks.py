@@ -22,16 +22,14 @@ differentiated themselves.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from kl_jax.elementwise import exp_series, is_near_0, log1p, two_sum
+from kl_jax.elementwise import exp_series, in_series, log1p, two_sum
 
 __all__ = ["Block", "finalize", "merge", "of_outcomes"]
 
@@ -64,8 +62,12 @@ def of_outcomes(logits_p: Array, logits_q: Array) -> Block:
 def merge(blocks: Block, axis: int = 0) -> Block:
     """The summary of the union of the blocks stacked along `axis`."""
     inner = Block(*(jnp.moveaxis(x, axis, -1) for x in blocks))
-    top = jnp.where(inner.mass_p == 0, -jnp.inf, inner.top)
-    return _summary(top, inner.anchor, inner, _mode_by_mask, _sums)
+    empty_p, empty_q = inner.mass_p == 0, inner.mass_q == 0
+    inner = inner._replace(
+        top=jnp.where(empty_p, -jnp.inf, inner.top),
+        origin=jnp.where(empty_q, -jnp.inf, inner.origin),
+    )
+    return _summary(inner.top, inner.anchor, inner, _mode_by_mask, _sums)
 
 
 def finalize(block: Block) -> Array:
@@ -96,7 +98,8 @@ def masses(logits: Array, origin: Array) -> Array:
     17 ULP.
     """
     # Where the power is 0 anyway, x may be moved: -inf would make the error nan.
-    bottom = origin - float(jnp.finfo(logits.dtype).max) / 8
+    largest = float(jnp.finfo(logits.dtype).max)
+    bottom = jnp.maximum(origin - largest / 8, -largest)
     shifted, error = two_sum(jnp.maximum(logits, bottom), -origin)
     power = jnp.exp(shifted)
     return power + power * error
@@ -108,9 +111,9 @@ def deltas(a: Array, b: Array, top: Array, anchor: Array) -> Array:
     """
     difference, error = two_sum(b, -a)
     origin, origin_error = two_sum(anchor, -top)
-    # nan where infinities took part.
-    error = jnp.where(jnp.abs(difference) < jnp.inf, error, 0)
-    return (difference - origin) + (error - origin_error)
+    delta = difference - origin
+    # Where infinities took part the error is nan.
+    return delta + jnp.where(jnp.abs(delta) < jnp.inf, error - origin_error, 0)
 
 
 def _summary(
@@ -125,11 +128,11 @@ def _summary(
     double = jnp.float64 in (top.dtype, anchor.dtype)
     dtype = jnp.float64 if double else jnp.float32
     largest = float(jnp.finfo(dtype).max)
-    top, anchor = finite(top, dtype), finite(anchor, dtype)
+    top, at_mode = finite(top, dtype), finite(anchor, dtype)
     top = jnp.where(top == -jnp.inf, 0, top)
     # b - anchor must not overflow.
-    small = jnp.abs(anchor) < largest * float(jnp.finfo(dtype).eps) / 4
-    anchor = jnp.where(small | (anchor == largest), anchor, 0)
+    small = jnp.abs(at_mode) < largest * float(jnp.finfo(dtype).eps) / 4
+    anchor = jnp.where(small | (at_mode == largest), at_mode, 0)
 
     def parts(top: Array, anchor: Array) -> tuple[Array, Array, Array]:
         a, b = finite(logits_p, dtype), finite(logits_q, dtype)
@@ -148,7 +151,7 @@ def _summary(
     size = jnp.where(mass == 0, 1, mass)
     mean = moment / size
     peak = _max(b - anchor)
-    infinite = (mass > 0) & (jnp.isinf(mean) | ((peak > largest / 2) & (anchor < largest)))
+    infinite = (mass > 0) & (jnp.isinf(mean) | ((peak == largest) & (at_mode < largest)))
     mean = jnp.where(jnp.isinf(mean), 0, mean)
     peak = jnp.where(peak == -jnp.inf, 0, peak)
     large = infinite | (mass == 0) | (peak - mean > _LARGE)
@@ -171,7 +174,7 @@ def _summary(
     # p phi(d), or q - p (1 + d): each where it neither cancels nor overflows. The second
     # holds at p = 0 too.
     far = mass_q - jnp.where(large, 0, weight * (1 + d))
-    near = is_near_0(d) & (weight > 0) & ~large
+    near = in_series(d) & (weight > 0) & ~large
     terms = jnp.where(near, weight * exp_series(d), far)
     total, residual = sums(terms, weight * d)
     mass_q = total + jnp.where(large, 0, mass + residual)
@@ -190,7 +193,12 @@ def _summary(
         mean = jnp.sum(share * known, -1, keepdims=True)
         inside = jnp.where(share == 0, 0, inner.kl)
         kl = kl + jnp.sum(share * inside, -1, keepdims=True)
-        infinite = infinite | jnp.any(inner.kl == jnp.inf, -1, keepdims=True)
+        inside = (inner.kl == jnp.inf) & (finite(logits_p, dtype) >= least_p)
+        infinite = infinite | jnp.any(inside, -1, keepdims=True)
+        total = total + jnp.sum(
+            jnp.where(jnp.isnan(inner.kl), jnp.nan, 0), -1, keepdims=True
+        )
+    infinite = infinite & ~jnp.isnan(total)
     mean = jnp.where(infinite, 0, mean)
     kl = jnp.where(infinite, jnp.inf, jnp.where(mass == 0, 0, kl))
     rows = Block(top, anchor, mean, mass, mass_q / scale, origin, reference, log_ratio, kl)

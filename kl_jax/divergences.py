@@ -25,7 +25,7 @@ from kl_jax import contracts
 from kl_jax.blocks import Block, deltas, finalize, finite, masses, of_outcomes
 from kl_jax.elementwise import (
     exp_series,
-    is_near_0,
+    in_series,
     log1p,
     log_mixture,
     phi,
@@ -186,8 +186,8 @@ def jensen_shannon_divergence(
         not a number.
 
     Boundary: 0 at beta = 0 and 1, and where p has no outcome. nan only from nan.
-    Gradient: by beta (1 - beta), the value and its gradient tend to KL(q || p) for
-      beta -> 0 and to KL(p || q) for beta -> 1. Finite everywhere.
+    Gradient: finite everywhere. Divided by beta (1 - beta), value and gradient tend to
+      those of KL(p || q) for beta -> 0 and of KL(q || p) for beta -> 1.
     Error: at most 8 ULP for values of 2^-90 and more in float32
       (benchmarks/accuracy.py).
 
@@ -438,7 +438,7 @@ def _rows(
     axis: int | Sequence[int],
     where: ArrayLike | None,
 ) -> tuple[Array, Array]:
-    """The logits, checked, with their outcomes along the last axis; -inf outside `where`."""
+    """The logits, checked, with the outcomes along the last axis; -inf outside `where`."""
     a, b = contracts.floating(function, logits_p=logits_p, logits_q=logits_q)
     contracts.equal_shapes(function, logits_p=a, logits_q=b)
     axes = contracts.axes(function, axis, a.shape)
@@ -486,7 +486,7 @@ def _ratios(block: Block, logits_p: Array, logits_q: Array) -> _Ratios:
     d = delta - block.mean
     d = jnp.where(p > jnp.where(block.kl == jnp.inf, jnp.inf, 0), d, 0)
     # Where the two numbers are large, so is their error in r.
-    near = is_near_0(r) & (jnp.abs(block.reference) + jnp.abs(block.log_ratio) < 1)
+    near = in_series(r) & (jnp.abs(block.reference) + jnp.abs(block.log_ratio) < 1)
     excess = jnp.where(near, p * (r + exp_series(r)), q - p)
     # Beside a +inf, or beyond half the range, there is no mass.
     half = float(jnp.finfo(dtype).max) / 2

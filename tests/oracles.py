@@ -68,7 +68,7 @@ def slopes(name, x, weight=None):
 
 def softmax(logits):
     with mp.workdps(DIGITS):
-        exact = [mp.exp(mp.mpf(float(x))) for x in logits]
+        exact = [mp.exp(x if isinstance(x, mp.mpf) else mp.mpf(float(x))) for x in logits]
         total = mp.fsum(exact)
         return [x / total for x in exact]
 
@@ -93,6 +93,49 @@ def kl_gradients(logits_p, logits_q):
             for a, b in zip(p, q, strict=True)
         ]
         return in_p, [b - a for a, b in zip(p, q, strict=True)]
+
+
+def divergence(name, logits_p, logits_q, parameter=None):
+    """The other divergences, each from its definition as sums of logarithms."""
+
+    def of(p, q):
+        if any(x > 0 and y == 0 for x, y in zip(p, q, strict=True)):
+            return mp.inf
+        return mp.fsum(x * mp.log(x / y) for x, y in zip(p, q, strict=True) if x > 0)
+
+    with mp.workdps(DIGITS):
+        p, q = softmax(logits_p), softmax(logits_q)
+        w = None if parameter is None else mp.mpf(parameter)
+        if name == "kl":
+            return of(p, q)
+        if name == "reverse_kl":
+            return of(q, p)
+        if name == "jeffreys":
+            return of(p, q) + of(q, p)
+        if name == "renyi" and w == 1:
+            return of(p, q)
+        if name == "renyi":
+            if w > 1 and any(x > 0 and y == 0 for x, y in zip(p, q, strict=True)):
+                return mp.inf
+            pairs = [(x, y) for x, y in zip(p, q, strict=True) if x > 0 and y > 0]
+            total = mp.fsum(x**w * y ** (1 - w) for x, y in pairs)
+            return mp.log(total) / (w - 1) if total else mp.inf
+        m = [w * x + (1 - w) * y for x, y in zip(p, q, strict=True)]
+        if name == "skew_kl":
+            return of(p, m)
+        return w * of(p, m) + (1 - w) * of(q, m)
+
+
+def gradient(function, point):
+    """Of a function of a list of mpmath numbers, by differences of 2 h = 1e-40."""
+    with mp.workdps(DIGITS):
+        h = mp.mpf(10) ** -40
+        x = [mp.mpf(float(v)) for v in point]
+        slopes = []
+        for i in range(len(x)):
+            up, down = ([*x[:i], x[i] + s, *x[i + 1 :]] for s in (h, -h))
+            slopes.append((function(up) - function(down)) / (2 * h))
+        return slopes
 
 
 def spacing(true, dtype):
