@@ -193,12 +193,11 @@ def _summary(
         mean = jnp.sum(share * known, -1, keepdims=True)
         inside = jnp.where(share == 0, 0, inner.kl)
         kl = kl + jnp.sum(share * inside, -1, keepdims=True)
-        inside = (inner.kl == jnp.inf) & (finite(logits_p, dtype) >= least_p)
-        infinite = infinite | jnp.any(inside, -1, keepdims=True)
-        total = total + jnp.sum(
-            jnp.where(jnp.isnan(inner.kl), jnp.nan, 0), -1, keepdims=True
-        )
-    infinite = infinite & ~jnp.isnan(total)
+        certain = (inner.kl == jnp.inf) & (finite(logits_p, dtype) >= least_p)
+        infinite = infinite | jnp.any(certain, -1, keepdims=True)
+        unknown = jnp.any(jnp.isnan(inner.kl), -1, keepdims=True)
+        total = jnp.where(unknown, jnp.nan, total)
+    infinite = infinite & ~jnp.isnan(total)  # nan is not hidden by inf
     mean = jnp.where(infinite, 0, mean)
     kl = jnp.where(infinite, jnp.inf, jnp.where(mass == 0, 0, kl))
     rows = Block(top, anchor, mean, mass, mass_q / scale, origin, reference, log_ratio, kl)

@@ -230,12 +230,7 @@ def test_mass_of_p_in_blocks_without_q(dtype):
         np.testing.assert_array_equal(finalize(found), INF)
 
 
-empty_far = pytest.mark.xfail(reason="an empty block counts as q's largest logit, 0")
-
-
-@pytest.mark.parametrize(
-    "offset", [0.0, 1e4, -20.0, *(pytest.param(x, marks=empty_far) for x in (-1e3, -1e4))]
-)
+@pytest.mark.parametrize("offset", [0.0, 1e4, -1e3])
 def test_a_block_without_outcomes_is_neutral(offset, dtype):
     a, b, _ = batch(dtype)
     full = whole(a, b + np.asarray(offset, dtype))
@@ -267,13 +262,9 @@ EVERY = {
     "far": (-INF, 0.0, -50.0, 1000.0, -1000.0),
     "infinite": (-INF, 0.0, 1.0, INF),
 }
-XFAIL = {
-    "far": empty_far,
-    "infinite": pytest.mark.xfail(reason="+inf does not outweigh a block where q = 0 < p"),
-}
 
 
-@pytest.mark.parametrize("values", [pytest.param(k, marks=XFAIL.get(k, ())) for k in EVERY])
+@pytest.mark.parametrize("values", EVERY)
 def test_all_logits_of_a_few(values):
     a, b, direct, merged = every(EVERY[values], "float32")
     direct = np.asarray(finalize(direct))
@@ -287,7 +278,6 @@ def test_all_logits_of_a_few(values):
         np.testing.assert_allclose(finalize(found), direct, rtol=1e-6)
 
 
-@pytest.mark.xfail(reason="inf of one block hides nan of another")
 def test_nan_in_any_block():
     a, b, direct, merged = every((-INF, 0.0, 1.0, NAN), "float32")
     some = ~np.isneginf(a).all(-1)
@@ -315,7 +305,6 @@ def test_nan_stays_in_its_row(side, dtype):
     np.testing.assert_array_equal(found[others], cleaned[others])
 
 
-@pytest.mark.xfail(reason="an origin near -finfo.max overflows")
 @pytest.mark.parametrize("sides", [([0, -INF], [-3e38, -INF]), ([-3e38, -INF], [0, 0])])
 def test_one_outcome_near_the_smallest_float(sides):
     a, b = (np.float32(x) for x in sides)

@@ -24,13 +24,18 @@ def test_public_names():
         "Weighted",
         "batchmean",
         "generalized_kl",
+        "jeffreys_divergence",
+        "jensen_shannon_divergence",
         "kl_div",
         "kl_divergence",
         "kl_divergence_from_probs",
         "masked",
         "mean",
         "rel_entr",
+        "renyi_divergence",
         "reverse",
+        "reverse_kl_divergence",
+        "skew_kl_divergence",
         "sum",
         "tempered",
         "weighted",
@@ -63,6 +68,11 @@ KINDS = {
     "generalized_kl": "divergence",
     "kl_divergence": "divergence",
     "kl_divergence_from_probs": "divergence",
+    "reverse_kl_divergence": "divergence",
+    "jeffreys_divergence": "divergence",
+    "jensen_shannon_divergence": "divergence",
+    "skew_kl_divergence": "divergence",
+    "renyi_divergence": "divergence",
     "kl_div": "divergence",
     "sum": "reduction",
     "mean": "reduction",
@@ -85,12 +95,13 @@ def test_docstring(name):
         assert section in doc, f"{name}: no {section}"
 
 
-# contracts <- elementwise <- divergences; contracts <- reductions; nothing imports
-# torch_compat but the package itself.
+# contracts <- elementwise <- blocks <- divergences; contracts <- reductions; nothing
+# imports torch_compat but the package itself.
 MAY_IMPORT = {
     "contracts": set(),
     "elementwise": {"contracts"},
-    "divergences": {"contracts", "elementwise"},
+    "blocks": {"elementwise"},
+    "divergences": {"blocks", "contracts", "elementwise"},
     "reductions": {"contracts"},
     "torch_compat": {"contracts", "elementwise", "reductions"},
     "__init__": {"divergences", "elementwise", "reductions", "torch_compat"},
