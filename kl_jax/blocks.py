@@ -247,7 +247,8 @@ def _in_tiles(a: Array, b: Array) -> Block:
     """A loop over tiles of rows: 3 MiB of temporary memory instead of twice the inputs."""
 
     def tile(a: Array, b: Array) -> Block:
-        return _summary(*lax.optimization_barrier((a, b)), None, _mode_by_mask, stored)
+        a, b = lax.optimization_barrier((a, b))
+        return _summary(a, b, None, _mode_by_mask, stored)
 
     def stored(x: Array, y: Array) -> tuple[Array, Array]:
         # A reduction on its own is fast here; with its terms fused into it, three times

@@ -24,7 +24,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -81,9 +81,12 @@ _LOG_2 = {
 }
 
 
+Result = TypeVar("Result")
+
+
 def with_own_rule(
-    fun: Callable[..., Array], static: tuple[int, ...] = ()
-) -> jax.custom_jvp[Array]:
+    fun: Callable[..., Result], static: tuple[int, ...] = ()
+) -> jax.custom_jvp[Result]:
     """`fun`, for `defjvp` to complete, compiled as a whole also outside `jit`: executed
     one operation at a time, a first call would compile fifty small programs.
     """
@@ -107,13 +110,13 @@ def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def tangent(like: Array, *terms: tuple[Array, Array | SymbolicZero]) -> Array:
-    """Sum of slope * tangent, shaped as `like`. An argument held constant takes no part:
-    its slope may be infinite, and 0 * inf is nan.
+    """Sum of slope * tangent, shaped as `like` and in its dtype. An argument held constant
+    takes no part: its slope may be infinite, and 0 * inf is nan.
     """
     total = jnp.zeros_like(like)
     for slope, t in terms:
         if not isinstance(t, SymbolicZero):
-            total = total + slope * t
+            total = total + slope * t.astype(like.dtype)
     return total
 
 
