@@ -67,7 +67,11 @@ def merge(blocks: Block, axis: int = 0) -> Block:
         top=jnp.where(empty_p, -jnp.inf, inner.top),
         origin=jnp.where(empty_q, -jnp.inf, inner.origin),
     )
-    return _summary(inner.top, inner.anchor, inner, _mode_by_mask, _sums)
+
+    def mode(a: Array, b: Array) -> Mode:
+        return _mode_by_mask(a, b)._replace(highest=_max(inner.origin))
+
+    return _summary(inner.top, inner.anchor, inner, mode, _sums)
 
 
 def finalize(block: Block) -> Array:
@@ -120,11 +124,15 @@ def _summary(
     logits_p: Array,
     logits_q: Array,
     inner: Block | None,
-    mode: Callable[[Array, Array], tuple[Array, Array]],
+    mode: Callable[[Array, Array], Mode],
     sums: Callable[[Array, Array], tuple[Array, Array]],
+    keep: bool = False,
 ) -> Block:
-    """Merges the blocks `inner`, whose modes have these logits; None: single outcomes."""
-    top, anchor = mode(logits_p, logits_q)
+    """Merges the blocks `inner`, whose modes have these logits; None: single outcomes.
+
+    Weight and delta serve twice: kept, or computed again.
+    """
+    top, anchor, highest = mode(logits_p, logits_q)
     double = jnp.float64 in (top.dtype, anchor.dtype)
     dtype = jnp.float64 if double else jnp.float32
     largest = float(jnp.finfo(dtype).max)
@@ -137,20 +145,22 @@ def _summary(
     def parts(top: Array, anchor: Array) -> tuple[Array, Array, Array]:
         a, b = finite(logits_p, dtype), finite(logits_q, dtype)
         weight, delta = masses(a, top), deltas(a, b, top, anchor)
-        if inner is None:
-            return b, weight, delta
-        ratio = inner.reference + inner.log_ratio
-        return inner.origin, weight * inner.mass_p, delta + ratio
+        if inner is not None:
+            b, weight = inner.origin, weight * inner.mass_p
+            delta = delta + (inner.reference + inner.log_ratio)
+        return b, weight, jnp.where(weight == 0, 0, delta)
 
     b, weight, delta = parts(top, anchor)
-    moment = jnp.where(weight == 0, 0, weight * delta)
     # q = 0 < p, also where e^(a - top) underflows; beside +inf all else is 0.
     least_p, least_q = (jnp.where(x == largest, x, -largest) for x in (top, anchor))
     missing = (logits_q.astype(dtype) < least_q) & (logits_p.astype(dtype) >= least_p)
-    mass, moment = sums(weight, jnp.where(missing, -jnp.inf, moment))
+    mass, moment = sums(weight, jnp.where(missing, -jnp.inf, weight * delta))
     size = jnp.where(mass == 0, 1, mass)
     mean = moment / size
-    peak = _max(b - anchor)
+    if highest is None:
+        peak = _max(b - anchor)
+    else:
+        peak = finite(highest, dtype) - anchor
     infinite = (mass > 0) & (jnp.isinf(mean) | ((peak == largest) & (at_mode < largest)))
     mean = jnp.where(jnp.isinf(mean), 0, mean)
     peak = jnp.where(peak == -jnp.inf, 0, peak)
@@ -161,13 +171,13 @@ def _summary(
     origin, remainder = two_sum(anchor, reference)
     scale = jnp.exp(jnp.where(large, 0, -remainder))
 
-    # The barrier keeps XLA from storing weight and delta for the second pass: one
-    # [rows, outcomes] array each, where computing them again is an exponential.
-    top, anchor, size, mean, large, origin = lax.optimization_barrier(
-        (top, anchor, size, mean, large, origin)
-    )
-    b, weight, delta = parts(top, anchor)
-    d = jnp.where(weight == 0, 0, delta - mean)
+    if not keep:
+        # The barrier stops XLA from storing what both passes compute alike.
+        top, anchor, size, mean, large, origin = lax.optimization_barrier(
+            (top, anchor, size, mean, large, origin)
+        )
+        b, weight, delta = parts(top, anchor)
+    d = delta - mean
     mass_q = masses(b, origin) * scale
     if inner is not None:
         mass_q = mass_q * inner.mass_q
@@ -207,15 +217,33 @@ def _summary(
 # --- the same sums, as each platform computes them best ------------------------------
 
 
-def _mode_by_mask(a: Array, b: Array) -> tuple[Array, Array]:
+class Mode(NamedTuple):
+    top: Array  # the largest logit of p, and q's at that outcome
+    anchor: Array
+    highest: Array | None  # the largest logit of q, where a pass of its own costs little
+
+
+def _mode_by_mask(a: Array, b: Array) -> Mode:
     top = _max(a)
-    return top, _max(jnp.where(a == top, b, -jnp.inf))
+    return Mode(top, _max(jnp.where(a == top, b, -jnp.inf)), _max(b))
 
 
-def _mode_by_index(a: Array, b: Array) -> tuple[Array, Array]:
+def _mode_by_index(a: Array, b: Array) -> Mode:
     """Reads b at one outcome a row, where a mask reads all of it once more."""
     index = jnp.argmax(a, -1, keepdims=True)
-    return jnp.take_along_axis(a, index, -1), jnp.take_along_axis(b, index, -1)
+    at_index = (jnp.take_along_axis(x, index, -1) for x in (a, b))
+    return Mode(*at_index, None)
+
+
+def _mode_by_chunk(a: Array, b: Array) -> Mode:
+    """Looks for the mode in the one chunk that holds it: 10 % of the whole on CPUs."""
+    size = math.gcd(a.shape[-1], 512)
+    if size < 64:
+        return _mode_by_mask(a, b)
+    x, y = (z.reshape(*z.shape[:-1], -1, size) for z in (a, b))
+    index = jnp.argmax(jnp.max(x, -1), -1)[..., None, None]
+    x, y = (jnp.take_along_axis(z, index, -2)[..., 0, :] for z in (x, y))
+    return _mode_by_mask(x, y)._replace(highest=_max(b))
 
 
 def _sums(x: Array, y: Array) -> tuple[Array, Array]:
@@ -248,7 +276,7 @@ def _in_tiles(a: Array, b: Array) -> Block:
 
     def tile(a: Array, b: Array) -> Block:
         a, b = lax.optimization_barrier((a, b))
-        return _summary(a, b, None, _mode_by_mask, stored)
+        return _summary(a, b, None, _mode_by_chunk, stored, keep=True)
 
     def stored(x: Array, y: Array) -> tuple[Array, Array]:
         # A reduction on its own is fast here; with its terms fused into it, three times
