@@ -231,8 +231,8 @@ def _mode_by_mask(a: Array, b: Array) -> Mode:
 def _mode_by_index(a: Array, b: Array) -> Mode:
     """Reads b at one outcome a row, where a mask reads all of it once more."""
     index = jnp.argmax(a, -1, keepdims=True)
-    at_index = (jnp.take_along_axis(x, index, -1) for x in (a, b))
-    return Mode(*at_index, None)
+    top, anchor = (jnp.take_along_axis(x, index, -1) for x in (a, b))
+    return Mode(top, anchor, None)
 
 
 def _mode_by_chunk(a: Array, b: Array) -> Mode:
