@@ -224,23 +224,29 @@ def temperature(function: str, value: Any) -> Any:
                 f"found shape {array.shape}."
             )
         return array
+    return positive(function, "temperature", value)
+
+
+def _real(function: str, name: str, value: Any) -> None:
     real = (int, float, np.integer, np.floating)
     if isinstance(value, bool) or not isinstance(value, real):
-        raise TypeError(f"{function}: temperature must be a number, found {value!r}.")
+        raise TypeError(f"{function}: {name} must be a number, found {value!r}.")
+
+
+def positive(function: str, name: str, value: Any) -> float:
+    """A keyword that takes a Python number > 0, known while tracing."""
+    _real(function, name, value)
     float32 = np.finfo(np.float32)
     if not float(float32.smallest_normal) <= value <= float(float32.max):
         raise ValueError(
-            f"{function}: temperature must be finite and > 0 in float32, found {value!r}."
+            f"{function}: {name} must be finite and > 0 in float32, found {value!r}."
         )
     return float(value)
 
 
-def number(function: str, name: str, value: Any, low: float, high: float) -> float:
-    """A keyword that takes a Python number of [low, high], known while tracing."""
-    real = (int, float, np.integer, np.floating)
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, real):
-        raise TypeError(f"{function}: {name} must be a number, found {value!r}.")
-    if not low <= value <= high:
-        expected = f"in [{low:g}, {high:g}]" if high < np.inf else f"finite and > {0:g}"
-        raise ValueError(f"{function}: {name} must be {expected}, found {value!r}.")
+def fraction(function: str, name: str, value: Any) -> float:
+    """A keyword that takes a Python number of [0, 1], known while tracing."""
+    _real(function, name, value)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{function}: {name} must be in [0, 1], found {value!r}.")
     return float(value)

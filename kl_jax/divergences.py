@@ -223,7 +223,7 @@ def jensen_shannon_divergence(
     Source: Lin, "Divergence measures based on the Shannon entropy" (1991).
     """
     name = "jensen_shannon_divergence"
-    beta = contracts.number(name, "beta", beta, 0, 1)
+    beta = contracts.fraction(name, "beta", beta)
     a, b = _rows(name, logits_p, logits_q, axis, where)
     return _total(functools.partial(_jensen_shannon, beta), a, b)
 
@@ -272,7 +272,7 @@ def skew_kl_divergence(
     Source: Lee, "On the effectiveness of the skew divergence for statistical language
     analysis" (2001); for distillation Ko et al., "DistiLLM" (2024).
     """
-    skew = contracts.number("skew_kl_divergence", "skew", skew, 0, 1)
+    skew = contracts.fraction("skew_kl_divergence", "skew", skew)
     a, b = _rows("skew_kl_divergence", logits_p, logits_q, axis, where)
     return _total(functools.partial(_skew, skew), a, b) if skew else finalize(_block(a, b))
 
@@ -321,10 +321,7 @@ def renyi_divergence(
     Source: Renyi, "On measures of entropy and information" (1961); van Erven and Harremoes,
     "Renyi divergence and Kullback-Leibler divergence" (2014).
     """
-    smallest = float(jnp.finfo(jnp.float32).tiny)
-    order = contracts.number(
-        "renyi_divergence", "order", order, smallest, float(jnp.finfo(jnp.float32).max)
-    )
+    order = contracts.positive("renyi_divergence", "order", order)
     a, b = _rows("renyi_divergence", logits_p, logits_q, axis, where)
     if order == 1:
         return finalize(_block(a, b))
@@ -638,7 +635,8 @@ def _renyi(order: float, x: _Ratios) -> Array:
     elif order < 1:
         terms = _renyi_term(x.p, x.q, x.r, c)
     else:
-        # e^(c r) may leave the range where p e^(c r) does not.
+        # e^(c r) may leave the range where p e^(c r) does not. The bounds keep derivatives
+        # finite: a row that reaches them has s < -1e30, and takes the logarithm instead.
         far = c * x.r > 20
         r = jnp.where(far, jnp.maximum(x.r, -1e6), 0)
         power = jnp.exp(jnp.where(far, jnp.minimum(log_power, 80), -jnp.inf))

@@ -475,6 +475,7 @@ def _exp_parts(x: Array) -> _Exp:
     info = jnp.finfo(x.dtype)
     high, low = _LOG_2[x.dtype]
     near = is_near_0(x)
+    # Beyond these bounds e^x is 0 or inf already; an infinite n would make r nan.
     bounded = jnp.clip(x, info.minexp * high, (info.maxexp + 1) * high)
     n = jnp.clip(jnp.round(bounded * (1 / high)), info.minexp, info.maxexp - 1)
     n = jnp.where(near, 0, n)
@@ -581,6 +582,8 @@ def scaled_phi_difference(x: Array, c: float) -> Array:
     if c < 0:
         x = jnp.maximum(x, 80 / c)
     decay = jnp.exp(-jnp.maximum(x, 0))
+    # For x > 0, c x = 80 has x >= 160 and -80 an infinite order: the decay is 0 or nearly,
+    # and must not meet an infinity. For x < 0 the sum stopped there above.
     right = scaled_phi(x) - decay * phi(jnp.clip(c * x, -80, 80)) / c
     if c < 0:
         return right  # a sum
