@@ -582,9 +582,9 @@ def scaled_phi_difference(x: Array, c: float) -> Array:
     if c < 0:
         x = jnp.maximum(x, 80 / c)
     decay = jnp.exp(-jnp.maximum(x, 0))
-    # For x > 0, c x = 80 has x >= 160 and -80 an infinite order: the decay is 0 or nearly,
-    # and must not meet an infinity. For x < 0 the sum stopped there above.
-    right = scaled_phi(x) - decay * phi(jnp.clip(c * x, -80, 80)) / c
+    # From 160 on the second part is below e^-80; at inf it would be 0 * inf.
+    bounded = jnp.clip(x, min(80 / c, 0), 160)
+    right = scaled_phi(x) - decay * phi(c * bounded) / c
     if c < 0:
         return right  # a sum
     # The difference of the series, term by term: for c = 1/2 it would triple the error.
