@@ -26,10 +26,11 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from kl_jax.elementwise import exp_series, in_series, log1p, two_sum
+from kl_jax.elementwise import at_least, exp_of_sum, exp_series, in_series, log1p, two_sum
 
 __all__ = ["Block", "finalize", "merge", "of_outcomes"]
 
@@ -50,6 +51,7 @@ class Block(NamedTuple):
     kl: Array  # KL of p and q, each renormalised on the block
 
 
+@jax.custom_batching.custom_vmap
 def of_outcomes(logits_p: Array, logits_q: Array) -> Block:
     """The summary of the outcomes along the last axis. Any floating dtype in, at least
     float32 out.
@@ -57,6 +59,16 @@ def of_outcomes(logits_p: Array, logits_q: Array) -> Block:
     return lax.platform_dependent(
         logits_p, logits_q, cpu=_in_tiles, cuda=_in_pairs, rocm=_in_pairs, default=_plain
     )
+
+
+@of_outcomes.def_vmap
+def _more_rows(size, batched, *logits):
+    """What vmap adds are rows like any others, to be cut into tiles where that is done."""
+    a, b = (
+        x if known else jnp.broadcast_to(x, (size, *x.shape))
+        for x, known in zip(logits, batched, strict=True)
+    )
+    return of_outcomes(a, b), Block(*[True] * len(Block._fields))
 
 
 def merge(blocks: Block, axis: int = 0) -> Block:
@@ -67,11 +79,24 @@ def merge(blocks: Block, axis: int = 0) -> Block:
         top=jnp.where(empty_p, -jnp.inf, inner.top),
         origin=jnp.where(empty_q, -jnp.inf, inner.origin),
     )
-
-    def mode(a: Array, b: Array) -> Mode:
-        return _mode_by_mask(a, b)._replace(highest=_max(inner.origin))
-
-    return _summary(inner.top, inner.anchor, inner, mode, _sums)
+    mode = _mode_by_mask(inner.top, inner.anchor)
+    block = _finish(_passes(inner.top, inner.anchor, mode, _sums, inner))
+    # A delta of the whole is one inside a block and one between the modes.
+    top, anchor, size = (
+        jnp.expand_dims(x, -1) for x in (block.top, block.anchor, block.mass_p)
+    )
+    a = finite(inner.top, top.dtype)
+    weight = masses(a, top) * inner.mass_p
+    share = jnp.where(weight == 0, 0, weight / size)
+    between = deltas(a, finite(inner.anchor, top.dtype), top, anchor)
+    mean = jnp.sum(jnp.where(share == 0, 0, share * (between + inner.mean)), -1)
+    kl = block.kl + jnp.sum(jnp.where(share == 0, 0, share * inner.kl), -1)
+    # Also where the share underflows. nan is not hidden by inf.
+    beside = top == float(jnp.finfo(top.dtype).max)
+    infinite = jnp.any((inner.kl == jnp.inf) & ~empty_p & ((a == top) | ~beside), -1)
+    unknown = jnp.any(jnp.isnan(inner.kl), -1) | jnp.isnan(block.kl)
+    kl = jnp.where(unknown, jnp.nan, jnp.where(infinite, jnp.inf, kl))
+    return block._replace(mean=jnp.where(kl == jnp.inf, 0, mean), kl=kl)
 
 
 def finalize(block: Block) -> Array:
@@ -97,16 +122,21 @@ def finite(logits: Array, dtype: Any) -> Array:
     return jnp.minimum(logits.astype(dtype), float(jnp.finfo(dtype).max))
 
 
-def masses(logits: Array, origin: Array) -> Array:
-    """e^(x - origin), with the rounding error of the shift put back: at a shift of 40 it is
-    17 ULP.
+def _bottom(origin: Array) -> Array:
+    """Half the range below: an outcome there has no mass."""
+    largest = float(jnp.finfo(origin.dtype).max)
+    return jnp.maximum(origin - largest / 2, -largest)
+
+
+def shifted(logits: Array, origin: Array) -> tuple[Array, Array]:
+    """x - origin, from the bottom up, and its rounding error: at a shift of 40 it is 17 ULP
+    of the power. That of -inf would be nan.
     """
-    # Where the power is 0 anyway, x may be moved: -inf would make the error nan.
-    largest = float(jnp.finfo(logits.dtype).max)
-    bottom = jnp.maximum(origin - largest / 8, -largest)
-    shifted, error = two_sum(jnp.maximum(logits, bottom), -origin)
-    power = jnp.exp(shifted)
-    return power + power * error
+    return two_sum(at_least(_bottom(origin), logits), -origin)
+
+
+def masses(logits: Array, origin: Array) -> Array:
+    return exp_of_sum(*shifted(logits, origin))
 
 
 def deltas(a: Array, b: Array, top: Array, anchor: Array) -> Array:
@@ -120,122 +150,142 @@ def deltas(a: Array, b: Array, top: Array, anchor: Array) -> Array:
     return delta + jnp.where(jnp.abs(delta) < jnp.inf, error - origin_error, 0)
 
 
-def _summary(
+class _Passes(NamedTuple):
+    """What two passes over the outcomes give. Where q is `large`, `total` is q's mass."""
+
+    top: Array
+    anchor: Array
+    mass: Array  # sum of the weights w = e^(a - top)
+    mean: Array  # sum of w delta, by the mass; inf where kl is
+    reference: Array  # what the second pass takes from delta
+    large: Array
+    total: Array  # sum of w phi(d)
+    residual: Array  # sum of w d: 0 but for the rounding of the mean
+
+
+def _passes(
     logits_p: Array,
     logits_q: Array,
-    inner: Block | None,
-    mode: Callable[[Array, Array], Mode],
+    mode: tuple[Array, Array],
     sums: Callable[[Array, Array], tuple[Array, Array]],
+    inner: Block | None = None,
     keep: bool = False,
-) -> Block:
-    """Merges the blocks `inner`, whose modes have these logits; None: single outcomes.
+    moderate: bool = False,
+) -> _Passes:
+    """Over the blocks `inner`, whose modes have these logits; None: over single outcomes.
 
-    Weight and delta serve twice: kept, or computed again.
+    Weight and delta serve twice: kept, or computed again. If `moderate`, what is not
+    finite in a logit or overflows in a power, but for -inf where p has none, makes the
+    total inf or nan, and nothing is spent on it.
     """
-    top, anchor, highest = mode(logits_p, logits_q)
-    double = jnp.float64 in (top.dtype, anchor.dtype)
+    double = jnp.float64 in (logits_p.dtype, logits_q.dtype)
     dtype = jnp.float64 if double else jnp.float32
     largest = float(jnp.finfo(dtype).max)
-    top, at_mode = finite(top, dtype), finite(anchor, dtype)
-    top = jnp.where(top == -jnp.inf, 0, top)
-    # b - anchor must not overflow.
-    small = jnp.abs(at_mode) < largest * float(jnp.finfo(dtype).eps) / 4
-    anchor = jnp.where(small | (at_mode == largest), at_mode, 0)
+    top, anchor = (x.astype(dtype) for x in mode)
+    at_mode = anchor
+    if not moderate:
+        top, at_mode = finite(top, dtype), finite(anchor, dtype)
+        top = jnp.where(top == -jnp.inf, 0, top)
+        # b - anchor must not overflow.
+        small = jnp.abs(at_mode) < largest * float(jnp.finfo(dtype).eps) / 4
+        anchor = jnp.where(small | (at_mode == largest), at_mode, 0)
 
     def parts(top: Array, anchor: Array) -> tuple[Array, Array, Array]:
-        a, b = finite(logits_p, dtype), finite(logits_q, dtype)
+        a, b = logits_p.astype(dtype), logits_q.astype(dtype)
+        if not moderate:
+            a, b = finite(a, dtype), finite(b, dtype)
         weight, delta = masses(a, top), deltas(a, b, top, anchor)
         if inner is not None:
             b, weight = inner.origin, weight * inner.mass_p
             delta = delta + (inner.reference + inner.log_ratio)
-        return b, weight, jnp.where(weight == 0, 0, delta)
+        # An underflow is not absent: 0 * -inf is to be noticed.
+        absent = a < _bottom(top) if moderate else weight == 0
+        return b, weight, jnp.where(absent, 0, delta)
 
     b, weight, delta = parts(top, anchor)
-    # q = 0 < p, also where e^(a - top) underflows; beside +inf all else is 0.
-    least_p, least_q = (jnp.where(x == largest, x, -largest) for x in (top, anchor))
-    missing = (logits_q.astype(dtype) < least_q) & (logits_p.astype(dtype) >= least_p)
-    mass, moment = sums(weight, jnp.where(missing, -jnp.inf, weight * delta))
-    size = jnp.where(mass == 0, 1, mass)
-    mean = moment / size
-    if highest is None:
-        peak = _max(b - anchor)
+    terms = weight * delta
+    if not moderate:
+        # q = 0 < p, also where e^(a - top) underflows; beside +inf all else is 0.
+        least_p, least_q = (jnp.where(x == largest, x, -largest) for x in (top, anchor))
+        missing = (logits_q.astype(dtype) < least_q) & (logits_p.astype(dtype) >= least_p)
+        terms = jnp.where(missing, -jnp.inf, terms)
+    mass, moment = sums(weight, terms)
+    if moderate:
+        mean = centre = reference = moment / mass
+        large = jnp.zeros_like(mean, bool)
     else:
-        peak = finite(highest, dtype) - anchor
-    infinite = (mass > 0) & (jnp.isinf(mean) | ((peak == largest) & (at_mode < largest)))
-    mean = jnp.where(jnp.isinf(mean), 0, mean)
-    peak = jnp.where(peak == -jnp.inf, 0, peak)
-    large = infinite | (mass == 0) | (peak - mean > _LARGE)
-    # e^(b - anchor - reference) = e^(b - origin) scale; in large rows the remainder may be
-    # large too, and goes into the logarithm.
-    reference = jnp.where(large, peak, mean)
+        mean = moment / jnp.where(mass == 0, 1, mass)
+        peak = _max(b - anchor)
+        infinite = jnp.isinf(mean) | ((peak == largest) & (at_mode < largest))
+        infinite = infinite & (mass > 0)
+        centre = jnp.where(jnp.isinf(mean), 0, mean)
+        mean = jnp.where(infinite, jnp.inf, centre)
+        peak = jnp.where(peak == -jnp.inf, 0, peak)
+        large = infinite | (mass == 0) | (peak - centre > _LARGE)
+        reference = jnp.where(large, peak, centre)
+    # e^(b - anchor - reference) = e^(b - origin) e^-remainder; in large rows the remainder
+    # may be large too, and goes into the logarithm.
     origin, remainder = two_sum(anchor, reference)
     scale = jnp.exp(jnp.where(large, 0, -remainder))
 
+    centre_, large_ = centre, large
     if not keep:
         # The barrier stops XLA from storing what both passes compute alike.
-        top, anchor, size, mean, large, origin = lax.optimization_barrier(
-            (top, anchor, size, mean, large, origin)
+        top_, anchor_, centre_, large_, origin = lax.optimization_barrier(
+            (top, anchor, centre, large, origin)
         )
-        b, weight, delta = parts(top, anchor)
-    d = delta - mean
+        b, weight, delta = parts(top_, anchor_)
+    d = delta - centre_
     mass_q = masses(b, origin) * scale
     if inner is not None:
         mass_q = mass_q * inner.mass_q
     # p phi(d), or q - p (1 + d): each where it neither cancels nor overflows. The second
     # holds at p = 0 too.
-    far = mass_q - jnp.where(large, 0, weight * (1 + d))
-    near = in_series(d) & (weight > 0) & ~large
+    far = mass_q - jnp.where(large_, 0, weight * (1 + d))
+    near = in_series(d) & (weight > 0) & ~large_
     terms = jnp.where(near, weight * exp_series(d), far)
     total, residual = sums(terms, weight * d)
-    mass_q = total + jnp.where(large, 0, mass + residual)
-    total, residual = total / size, residual / size
+    rows = _Passes(top, anchor, mass, mean, reference, large, total, residual)
+    return _Passes(*(jnp.squeeze(x, -1) for x in rows))
+
+
+def _finish(x: _Passes) -> Block:
+    infinite = (x.mean == jnp.inf) & ~jnp.isnan(x.total)  # nan is not hidden by inf
+    mean = jnp.where(x.mean == jnp.inf, 0, x.mean)
+    origin, remainder = two_sum(x.anchor, x.reference)
+    mass_q = x.total + jnp.where(x.large, 0, x.mass + x.residual)
+    mass_q = mass_q / jnp.exp(jnp.where(x.large, 0, -remainder))
+    size = jnp.where(x.mass == 0, 1, x.mass)
+    total, residual = x.total / size, x.residual / size
     # The mean was rounded: E[d] = residual, not 0, and e^-residual (1 + total + residual)
     # is what log1p wants, here to the second order in the residual.
     corrected = total - residual * (total + residual / 2)
-    log_ratio = jnp.where(large, jnp.log(total) + remainder, log1p(total + residual))
-    kl = jnp.where(large, (reference - (mean + residual)) + log_ratio, log1p(corrected))
     mean = mean + residual
-    if inner is not None:
-        # A delta of the whole is one inside a block and one between the modes.
-        share = jnp.where(weight == 0, 0, weight / size)
-        between = deltas(logits_p, logits_q, top, anchor)
-        known = jnp.where(share == 0, 0, between + inner.mean)
-        mean = jnp.sum(share * known, -1, keepdims=True)
-        inside = jnp.where(share == 0, 0, inner.kl)
-        kl = kl + jnp.sum(share * inside, -1, keepdims=True)
-        certain = (inner.kl == jnp.inf) & (finite(logits_p, dtype) >= least_p)
-        infinite = infinite | jnp.any(certain, -1, keepdims=True)
-        unknown = jnp.any(jnp.isnan(inner.kl), -1, keepdims=True)
-        total = jnp.where(unknown, jnp.nan, total)
-    infinite = infinite & ~jnp.isnan(total)  # nan is not hidden by inf
+    log_ratio = jnp.where(x.large, jnp.log(total) - remainder, log1p(total + residual))
+    kl = jnp.where(x.large, (x.reference - mean) + log_ratio, log1p(corrected))
+    kl = jnp.where(infinite, jnp.inf, jnp.where(x.mass == 0, 0, kl))
     mean = jnp.where(infinite, 0, mean)
-    kl = jnp.where(infinite, jnp.inf, jnp.where(mass == 0, 0, kl))
-    rows = Block(top, anchor, mean, mass, mass_q / scale, origin, reference, log_ratio, kl)
-    return Block(*(jnp.squeeze(x, -1) for x in rows))
+    return Block(
+        x.top, x.anchor, mean, x.mass, mass_q, origin, x.reference, log_ratio, kl
+    )
 
 
 # --- the same sums, as each platform computes them best ------------------------------
 
 
-class Mode(NamedTuple):
-    top: Array  # the largest logit of p, and q's at that outcome
-    anchor: Array
-    highest: Array | None  # the largest logit of q, where a pass of its own costs little
-
-
-def _mode_by_mask(a: Array, b: Array) -> Mode:
+def _mode_by_mask(a: Array, b: Array) -> tuple[Array, Array]:
+    """The largest logit of p, and q's at that outcome."""
     top = _max(a)
-    return Mode(top, _max(jnp.where(a == top, b, -jnp.inf)), _max(b))
+    return top, _max(jnp.where(a == top, b, -jnp.inf))
 
 
-def _mode_by_index(a: Array, b: Array) -> Mode:
+def _mode_by_index(a: Array, b: Array) -> tuple[Array, Array]:
     """Reads b at one outcome a row, where a mask reads all of it once more."""
     index = jnp.argmax(a, -1, keepdims=True)
-    top, anchor = (jnp.take_along_axis(x, index, -1) for x in (a, b))
-    return Mode(top, anchor, None)
+    return tuple(jnp.take_along_axis(x, index, -1) for x in (a, b))
 
 
-def _mode_by_chunk(a: Array, b: Array) -> Mode:
+def _mode_by_chunk(a: Array, b: Array) -> tuple[Array, Array]:
     """Looks for the mode in the one chunk that holds it: 10 % of the whole on CPUs."""
     size = math.gcd(a.shape[-1], 512)
     if size < 64:
@@ -243,7 +293,7 @@ def _mode_by_chunk(a: Array, b: Array) -> Mode:
     x, y = (z.reshape(*z.shape[:-1], -1, size) for z in (a, b))
     index = jnp.argmax(jnp.max(x, -1), -1)[..., None, None]
     x, y = (jnp.take_along_axis(z, index, -2)[..., 0, :] for z in (x, y))
-    return _mode_by_mask(x, y)._replace(highest=_max(b))
+    return _mode_by_mask(x, y)
 
 
 def _sums(x: Array, y: Array) -> tuple[Array, Array]:
@@ -251,7 +301,7 @@ def _sums(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def _plain(a: Array, b: Array) -> Block:
-    return _summary(a, b, None, _mode_by_index, _sums)
+    return _finish(_passes(a, b, _mode_by_index(a, b), _sums))
 
 
 def _in_pairs(a: Array, b: Array) -> Block:
@@ -263,7 +313,7 @@ def _in_pairs(a: Array, b: Array) -> Block:
         both = jnp.sum(lax.complex(x, y), -1, keepdims=True)
         return both.real, both.imag
 
-    return _summary(a, b, None, _mode_by_index, sums)
+    return _finish(_passes(a, b, _mode_by_index(a, b), sums))
 
 
 # Outcomes in a tile: 1 MiB of float32, so that the few arrays of a tile stay in a core's
@@ -274,31 +324,40 @@ _TILE = 2**18
 def _in_tiles(a: Array, b: Array) -> Block:
     """A loop over tiles of rows: 3 MiB of temporary memory instead of twice the inputs."""
 
-    def tile(a: Array, b: Array) -> Block:
-        return _summary(a, b, None, _mode_by_chunk, stored, keep=True)
-
     def stored(x: Array, y: Array) -> tuple[Array, Array]:
         # A reduction on its own is fast here; with its terms fused into it, three times
         # slower than the two apart.
         return _sums(lax.optimization_barrier(x), y)
 
+    def tile(rows: Callable[[], tuple[Array, Array]]) -> Array:
+        def passes(moderate: bool) -> Array:
+            x = _passes(*rows(), mode, stored, keep=True, moderate=moderate)
+            # As one array: eight would be eight kernels to compile, for each copy.
+            return jnp.stack([y.astype(x.total.dtype) for y in x])
+
+        mode = _mode_by_chunk(*rows())
+        # What infinities cost, a quarter of the time, is paid where there are any.
+        found = passes(moderate=True)
+        done = jnp.all(jnp.isfinite(found))
+        return lax.cond(done, lambda: found, lambda: passes(moderate=False))
+
+    def block(fields: Array) -> Block:
+        x = _Passes(*fields.reshape(len(fields), *shape))
+        return _finish(x._replace(large=x.large > 0))
+
     *shape, outcomes = a.shape
     rows = math.prod(shape)
     size = max(2, _TILE // outcomes)
     if rows <= size:
-        return tile(a, b)
+        return block(tile(lambda: (a, b)))
     flat = a.reshape(rows, outcomes), b.reshape(rows, outcomes)
     # The last tile overlaps the one before: no copy of the rows, whatever their number.
     starts = jnp.minimum(jnp.arange(0, rows, size), rows - size)
 
-    def body(start: Array) -> Block:
-        return tile(*(lax.dynamic_slice_in_dim(x, start, size) for x in flat))
+    def body(start: Array) -> Array:
+        return tile(lambda: tuple(lax.dynamic_slice_in_dim(x, start, size) for x in flat))
 
-    tiles = lax.map(body, starts)
+    tiles = jnp.moveaxis(lax.map(body, starts), 1, 0)
     left = rows - size * (len(starts) - 1)
-    return Block(
-        *(
-            jnp.concatenate([x[:-1].reshape(-1), x[-1, size - left :]]).reshape(shape)
-            for x in tiles
-        )
-    )
+    first = tiles[:, :-1].reshape(len(tiles), -1)
+    return block(jnp.concatenate([first, tiles[:, -1, size - left :]], -1))

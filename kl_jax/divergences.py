@@ -22,17 +22,18 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from kl_jax import contracts
-from kl_jax.blocks import Block, deltas, finalize, finite, masses, of_outcomes
+from kl_jax.blocks import Block, deltas, finalize, finite, masses, of_outcomes, shifted
 from kl_jax.elementwise import (
-    exp_series,
-    in_series,
+    exp_of_sum,
     log1p,
     log_mixture,
+    one_minus_exp,
     phi,
     rel_entr,
     scaled_phi,
     scaled_phi_difference,
     tangent,
+    two_sum,
     with_own_rule,
 )
 
@@ -493,30 +494,38 @@ def _ratios(block: Block, logits_p: Array, logits_q: Array) -> _Ratios:
     block = Block(*(jnp.expand_dims(x, -1) for x in block))
     dtype = block.kl.dtype
     a, b = finite(logits_p, dtype), finite(logits_q, dtype)
+    # log(q / p) at p's mode is -change. Measured from there, q has nearly p's mass.
+    none = block.mass_q == 0
+    gap = jnp.where(none, 0, block.log_ratio)
+    change, error = two_sum(block.reference, gap)
+    origin, rounded = two_sum(block.anchor, change)
+    mass_q = masses(block.origin, origin) * block.mass_q
+    close = jnp.abs(block.reference) + jnp.abs(gap) < 1
+    # Up to 1 the two numbers err less than the masses do.
+    offset = jnp.where(close, rounded + error, jnp.log(mass_q / block.mass_p))
     # Nothing is left of what is divided by inf.
     empty = block.mass_p == 0
     size_p = jnp.where(empty, jnp.inf, block.mass_p)
-    size_q = jnp.where(empty | (block.mass_q == 0), jnp.inf, block.mass_q)
-    p = masses(a, block.top) * (1 / size_p)
-    q = masses(b, block.origin) * (1 / size_q)
-    delta = deltas(a, b, block.top, block.anchor)
-    x, z = a - block.top, b - block.origin
-    close = (delta - block.reference) - block.log_ratio
-    # Far apart, delta is rounded at the size of the reference, the logarithms at theirs.
-    far = (z - x) + (jnp.log(size_p) - jnp.log(size_q))
-    r = jnp.where(jnp.abs(block.reference) < 8, close, far)
-    d = delta - block.mean
+    size_q = jnp.where(empty | none, jnp.inf, mass_q)
+    x, x_error = shifted(a, block.top)
+    z, z_error = shifted(b, origin)
+    p, q = exp_of_sum(x, x_error) * (1 / size_p), exp_of_sum(z, z_error) * (1 / size_q)
+    offset = jnp.where(none, jnp.inf, offset)
+    r = ((z - x) + (z_error - x_error)) - offset
+    # q (1 - e^-r) for r > 0, p (e^r - 1) else: neither cancels nor overflows.
+    up = r > 0
+    larger = exp_of_sum(jnp.where(up, z, x), jnp.where(up, z_error, x_error))
+    less = one_minus_exp(jnp.abs(r))
+    excess = larger * jnp.where(up, 1 / size_q, -1 / size_p) * less
+    d = deltas(a, b, block.top, block.anchor) - block.mean
     d = jnp.where(p > jnp.where(block.kl == jnp.inf, jnp.inf, 0), d, 0)
-    # Where the two numbers are large, so is their error in r.
-    near = in_series(close) & (jnp.abs(block.reference) + jnp.abs(block.log_ratio) < 1)
-    excess = jnp.where(near, p * (close + exp_series(close)), q - p)
-    # Beside a +inf, or beyond half the range, there is no mass.
+    # Half the range below the largest logit there is no mass.
     half = float(jnp.finfo(dtype).max) / 2
-    r = jnp.where(jnp.abs(r) > half, jnp.sign(r) * jnp.inf, r)
+    r = jnp.where(jnp.abs(r) >= half, jnp.sign(r) * jnp.inf, r)
     absent = empty | ((a == -jnp.inf) & (b == -jnp.inf))
     r = jnp.where(absent, 0, r)
     log_p, log_q = x - jnp.log(size_p), z - jnp.log(size_q)
-    log_p, log_q = (jnp.where(y < -half, -jnp.inf, y) for y in (log_p, log_q))
+    log_p, log_q = (jnp.where(y <= -half, -jnp.inf, y) for y in (log_p, log_q))
     return _Ratios(p, q, excess, r, d, log_p, log_q)
 
 

@@ -81,6 +81,9 @@ _LOG_2 = {
 }
 
 
+# Terms of e^x for |x| <= log(2) / 2.
+_FACTORIALS = {jnp.dtype("float32"): 8, jnp.dtype("float64"): 15}
+
 Result = TypeVar("Result")
 
 
@@ -107,6 +110,15 @@ def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
     total = a + b
     other = total - a
     return total, (a - (total - other)) + (b - other)
+
+
+def at_least(bound: ArrayLike, x: Array) -> Array:
+    """One instruction of a CPU, where jnp.maximum takes four; nan in x stays."""
+    return jnp.where(x < bound, bound, x)
+
+
+def at_most(bound: ArrayLike, x: Array) -> Array:
+    return jnp.where(x > bound, bound, x)
 
 
 def tangent(like: Array, *terms: tuple[Array, Array | SymbolicZero]) -> Array:
@@ -431,14 +443,19 @@ def _power_of_2(n: Array) -> Array:
     """2^n, exactly, for integers n of a floating-point dtype. Bits are set in float32
     only: TPUs have no other.
     """
-    exponent = n.astype(jnp.int32)
 
-    def power(k: Array) -> Array:
-        bits = jax.lax.shift_left(k + 127, jnp.full_like(k, 23))
-        return jax.lax.bitcast_convert_type(bits, jnp.float32).astype(n.dtype)
+    def shifted(bits: Array) -> Array:
+        bits = jax.lax.shift_left(bits, jnp.full_like(bits, 23))
+        return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
     if n.dtype == jnp.float32:
-        return power(exponent)
+        # The sum has n + 127 in its last bits: a conversion would test for overflow.
+        return shifted(jax.lax.bitcast_convert_type(n + (2**23 + 127), jnp.int32))
+
+    def power(k: Array) -> Array:
+        return shifted(k + 127).astype(n.dtype)
+
+    exponent = n.astype(jnp.int32)
     root = power(jax.lax.shift_right_arithmetic(exponent, jnp.full_like(exponent, 4)))
     eighth = jnp.square(jnp.square(jnp.square(root)))
     return eighth * power(exponent & 15) * eighth
@@ -490,6 +507,40 @@ def _expm1_and_error(e: _Exp) -> tuple[Array, Array]:
     small = jnp.where(e.near, e.excess, e.scale * e.less)
     total = large + small
     return total, (large - total) + small
+
+
+def _reduced(x: Array) -> tuple[Array, Array]:
+    """r and 2^n with x = r + n log 2 and |r| <= 0.35, for x within the exponents."""
+    high, low = _LOG_2[x.dtype]
+    n = jnp.round(x * (1 / high))
+    return (x - n * high) - n * low, _power_of_2(n)
+
+
+def _less_1(r: Array) -> Array:
+    """e^r - 1 for |r| <= 0.35."""
+    series = [1 / math.factorial(k) for k in range(2, _FACTORIALS[r.dtype])]
+    return r + (r * r) * _polynomial(series, r)
+
+
+def exp_of_sum(x: Array, error: Array) -> Array:
+    """e^(x + error), for an error that is small beside 1 or an x far below 0."""
+    power = jax.lax.platform_dependent(x, cpu=_exp_on_cpu, default=jnp.exp)
+    return power + power * error
+
+
+def _exp_on_cpu(x: Array) -> Array:
+    """XLA's own bounds x and the exponent once more each: 20 instructions to these 15."""
+    if x.dtype != jnp.float32:
+        return jnp.exp(x)
+    # From here to there the bits are those of 0 and of inf.
+    r, scale = _reduced(at_most(89, at_least(-88, x)))
+    return (1 + _less_1(r)) * scale
+
+
+def one_minus_exp(x: Array) -> Array:
+    """1 - e^-x for x >= 0. Without a rule of its own: it serves where none is needed."""
+    r, scale = _reduced(-at_most(-jnp.finfo(x.dtype).minexp * 0.69, x))
+    return (1 - scale) - scale * _less_1(r)
 
 
 @with_own_rule
