@@ -265,9 +265,7 @@ def _finish(x: _Passes) -> Block:
     kl = jnp.where(x.large, (x.reference - mean) + log_ratio, log1p(corrected))
     kl = jnp.where(infinite, jnp.inf, jnp.where(x.mass == 0, 0, kl))
     mean = jnp.where(infinite, 0, mean)
-    return Block(
-        x.top, x.anchor, mean, x.mass, mass_q, origin, x.reference, log_ratio, kl
-    )
+    return Block(x.top, x.anchor, mean, x.mass, mass_q, origin, x.reference, log_ratio, kl)
 
 
 # --- the same sums, as each platform computes them best ------------------------------

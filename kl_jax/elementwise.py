@@ -523,7 +523,9 @@ def _less_1(r: Array) -> Array:
 
 
 def exp_of_sum(x: Array, error: Array) -> Array:
-    """e^(x + error), for an error that is small beside 1 or an x far below 0."""
+    """e^(x + error) to the first order in the error, for x <= 88: nan or inf may be above.
+    Without a rule of its own: it serves where none is needed.
+    """
     power = jax.lax.platform_dependent(x, cpu=_exp_on_cpu, default=jnp.exp)
     return power + power * error
 
@@ -538,7 +540,7 @@ def _exp_on_cpu(x: Array) -> Array:
 
 
 def one_minus_exp(x: Array) -> Array:
-    """1 - e^-x for x >= 0. Without a rule of its own: it serves where none is needed."""
+    """1 - e^-x for x >= 0, likewise without a rule."""
     r, scale = _reduced(-at_most(-jnp.finfo(x.dtype).minexp * 0.69, x))
     return (1 - scale) - scale * _less_1(r)
 

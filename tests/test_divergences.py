@@ -362,6 +362,20 @@ def test_memory_of_value_and_gradient():
         assert memory.temp_size_in_bytes <= 4 * 2**20
 
 
+def test_infinities_in_other_rows_change_nothing(dtype):
+    """On CPUs a tile of rows with any takes a way of its own."""
+    for a, b in list(batches(dtype, seed=11))[::2]:
+        function = jax.jit(kl_divergence)
+        expected = np.asarray(function(a, b))
+        for row, low, high in ((0, -INF, 0), (3, 0, -INF), (-1, INF, 0), (2, 0, 800)):
+            x, y = a.copy(), b.copy()
+            x[row, 0], y[row, 0] = low, high
+            found = np.asarray(function(x, y))
+            rest = np.arange(len(a)) != row % len(a)
+            unit = np.spacing(np.maximum(expected, FLOOR[dtype]).astype(dtype))[rest]
+            assert (np.abs(found - expected)[rest] <= 2 * BOUND * unit).all()
+
+
 def test_rows_that_are_no_whole_number_of_tiles(monkeypatch):
     from kl_jax import blocks
 
@@ -433,11 +447,11 @@ def test_second_derivatives_of_the_others():
         a, b, u, v = rng.normal(size=(4, 5))
         for name in ("jeffreys", "jensen_shannon 0.1", "renyi 0.5", "renyi 2"):
             function, _ = OTHERS[name]
-            gradient = jax.jit(jax.grad(function, (0, 1)))
-            _, found = jax.jit(lambda *x, g=gradient: jax.jvp(g, x, (u, v)))(a, b)
+            gradient = jax.grad(function, (0, 1))
+            both = jax.jit(lambda *x, g=gradient: jax.jvp(g, x, (u, v)))
             h = 1e-5
-            up, down = gradient(a + h * u, b + h * v), gradient(a - h * u, b - h * v)
-            for f, x, y in zip(found, up, down, strict=True):
+            (up, _), (down, _) = both(a + h * u, b + h * v), both(a - h * u, b - h * v)
+            for f, x, y in zip(both(a, b)[1], up, down, strict=True):
                 np.testing.assert_allclose(f, (x - y) / (2 * h), atol=1e-8, err_msg=name)
 
 
@@ -537,7 +551,7 @@ def test_limits_of_the_parameters():
 
 @pytest.mark.parametrize("order", [20, 100])
 def test_renyi_of_large_orders(order):
-    """(order - 1) log(q / p) passes 80 where q is far above p, and the term is not small."""
+    """(order - 1) log(q / p) passes 80 where q is far above p: that term is not small."""
     a = np.array([[0, -1, -2], [3, 0, -2]], np.float32)
     b = np.array([[0, 1, 2.5], [-1, 2, 2]], np.float32)
     found = renyi_divergence(a, b, order=order)
@@ -561,7 +575,10 @@ def test_bounds_and_inequalities():
             orders = [renyi_divergence(a, b, order=o) for o in (0.2, 0.5, 1, 2, 3)]
             assert all((x <= y * slack).all() for x, y in itertools.pairwise(orders))
             # Data processing: merging outcomes never adds information.
-            coarse = [np.log(x.reshape(40, 3, 2).sum(-1)) for x in (p, q)]
+            coarse = [x.reshape(40, 3, 2).sum(-1) for x in (p, q)]
+            coarse = [
+                np.pad(np.log(x), [(0, 0), (0, 3)], constant_values=-INF) for x in coarse
+            ]
             every = (
                 kl_divergence,
                 jeffreys_divergence,
@@ -577,11 +594,11 @@ def test_bounds_and_inequalities():
             np.testing.assert_allclose(
                 kl_divergence(*product), kl[:20] + kl[20:], rtol=1e-14
             )
-            mixed = [np.log((x[:20] + x[20:]) / 2) for x in (p, q)]
-            assert (kl_divergence(*mixed) <= (kl[:20] + kl[20:]) / 2 * slack).all()
+            mixed = [np.log((x + x[::-1]) / 2) for x in (p, q)]
+            assert (kl_divergence(*mixed) <= (kl + kl[::-1]) / 2 * slack).all()
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", ["reverse_kl", "jeffreys", "jensen_shannon", "renyi 0.5"])
 def test_axis_where_vmap_and_half_precision_of_the_others(name):
     function, _ = OTHERS[name]
     rng = np.random.default_rng(8)

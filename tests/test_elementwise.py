@@ -347,6 +347,26 @@ def test_scalar_functions_at_the_edges(dtype):
         np.testing.assert_array_equal(slope(edges[:3]), 1 - w)
 
 
+def test_exponentials_without_a_rule_in_ulp(dtype):
+    """2 million points each, once: 1.10 e^(x + error), 1.11 1 - e^-x."""
+    x = scalars("exp", dtype, 60, seed=4)
+    x = x[(-87 < x) & (x < 88)]
+    error = (x * np.finfo(dtype).eps * np.sin(1e5 * x)).astype(dtype)
+    found = jax.jit(elementwise.exp_of_sum)(x, error)
+    with mp.workdps(oracles.DIGITS):
+        truth = [mp.exp(mp.mpf(float(v)) + float(e)) for v, e in zip(x, error, strict=True)]
+        assert worst(found, truth, dtype) <= 2.0
+        x = np.abs(scalars("exp", dtype, 60, seed=5))
+        found = jax.jit(elementwise.one_minus_exp)(x)
+        truth = [-mp.expm1(-mp.mpf(min(float(v), 1e6))) for v in x]
+        assert worst(found, truth, dtype) <= 1.5
+    far = jnp.asarray([-INF, -1e30, NAN], dtype)
+    one = jnp.ones_like(far)
+    np.testing.assert_array_equal(elementwise.exp_of_sum(far, one), [0, 0, NAN])
+    far = jnp.asarray([0, INF, NAN], dtype)
+    np.testing.assert_array_equal(elementwise.one_minus_exp(far), [0, 1, NAN])
+
+
 def test_phi_and_scaled_phi_are_positive_but_at_0(dtype):
     digits = 18 if dtype == "float32" else 150  # x^2 / 2 is a normal number
     x = np.concatenate([sign * 10.0 ** -np.linspace(-2, digits, 5000) for sign in (1, -1)])
