@@ -68,7 +68,8 @@ def _more_rows(size, batched, *logits):
         x if known else jnp.broadcast_to(x, (size, *x.shape))
         for x, known in zip(logits, batched, strict=True)
     )
-    return of_outcomes(a, b), Block(*[True] * len(Block._fields))
+    found = of_outcomes(a, b)
+    return found, jax.tree.map(lambda _: True, found)
 
 
 def merge(blocks: Block, axis: int = 0) -> Block:
@@ -174,9 +175,9 @@ def _passes(
 ) -> _Passes:
     """Over the blocks `inner`, whose modes have these logits; None: over single outcomes.
 
-    Weight and delta serve twice: kept, or computed again. If `moderate`, what is not
-    finite in a logit or overflows in a power, but for -inf where p has none, makes the
-    total inf or nan, and nothing is spent on it.
+    Weight and delta serve twice: kept, or computed again. If `moderate`, nothing is spent
+    on infinite logits, but for -inf in p, and on powers that overflow: where there are any,
+    a number comes out that is not finite.
     """
     double = jnp.float64 in (logits_p.dtype, logits_q.dtype)
     dtype = jnp.float64 if double else jnp.float32
@@ -198,7 +199,7 @@ def _passes(
         if inner is not None:
             b, weight = inner.origin, weight * inner.mass_p
             delta = delta + (inner.reference + inner.log_ratio)
-        # An underflow is not absent: 0 * -inf is to be noticed.
+        # Where a power underflows q may be 0, and 0 * -inf is to be noticed.
         absent = a < _bottom(top) if moderate else weight == 0
         return b, weight, jnp.where(absent, 0, delta)
 
@@ -228,21 +229,20 @@ def _passes(
     origin, remainder = two_sum(anchor, reference)
     scale = jnp.exp(jnp.where(large, 0, -remainder))
 
-    centre_, large_ = centre, large
     if not keep:
         # The barrier stops XLA from storing what both passes compute alike.
-        top_, anchor_, centre_, large_, origin = lax.optimization_barrier(
+        top, anchor, centre, large, origin = lax.optimization_barrier(
             (top, anchor, centre, large, origin)
         )
-        b, weight, delta = parts(top_, anchor_)
-    d = delta - centre_
+        b, weight, delta = parts(top, anchor)
+    d = delta - centre
     mass_q = masses(b, origin) * scale
     if inner is not None:
         mass_q = mass_q * inner.mass_q
     # p phi(d), or q - p (1 + d): each where it neither cancels nor overflows. The second
     # holds at p = 0 too.
-    far = mass_q - jnp.where(large_, 0, weight * (1 + d))
-    near = in_series(d) & (weight > 0) & ~large_
+    far = mass_q - jnp.where(large, 0, weight * (1 + d))
+    near = in_series(d) & (weight > 0) & ~large
     terms = jnp.where(near, weight * exp_series(d), far)
     total, residual = sums(terms, weight * d)
     rows = _Passes(top, anchor, mass, mean, reference, large, total, residual)
@@ -280,7 +280,7 @@ def _mode_by_mask(a: Array, b: Array) -> tuple[Array, Array]:
 def _mode_by_index(a: Array, b: Array) -> tuple[Array, Array]:
     """Reads b at one outcome a row, where a mask reads all of it once more."""
     index = jnp.argmax(a, -1, keepdims=True)
-    return tuple(jnp.take_along_axis(x, index, -1) for x in (a, b))
+    return jnp.take_along_axis(a, index, -1), jnp.take_along_axis(b, index, -1)
 
 
 def _mode_by_chunk(a: Array, b: Array) -> tuple[Array, Array]:
@@ -327,13 +327,13 @@ def _in_tiles(a: Array, b: Array) -> Block:
         # slower than the two apart.
         return _sums(lax.optimization_barrier(x), y)
 
-    def tile(rows: Callable[[], tuple[Array, Array]]) -> Array:
+    def tile(cut: Callable[[Array], Array]) -> Array:
         def passes(moderate: bool) -> Array:
-            x = _passes(*rows(), mode, stored, keep=True, moderate=moderate)
-            # As one array: eight would be eight kernels to compile, for each copy.
+            x = _passes(cut(a), cut(b), mode, stored, keep=True, moderate=moderate)
+            # One array: eight would be eight kernels to compile, for each copy of them.
             return jnp.stack([y.astype(x.total.dtype) for y in x])
 
-        mode = _mode_by_chunk(*rows())
+        mode = _mode_by_chunk(cut(a), cut(b))
         # What infinities cost, a quarter of the time, is paid where there are any.
         found = passes(moderate=True)
         done = jnp.all(jnp.isfinite(found))
@@ -347,13 +347,13 @@ def _in_tiles(a: Array, b: Array) -> Block:
     rows = math.prod(shape)
     size = max(2, _TILE // outcomes)
     if rows <= size:
-        return block(tile(lambda: (a, b)))
-    flat = a.reshape(rows, outcomes), b.reshape(rows, outcomes)
+        return block(tile(lambda x: x))
+    a, b = a.reshape(rows, outcomes), b.reshape(rows, outcomes)
     # The last tile overlaps the one before: no copy of the rows, whatever their number.
     starts = jnp.minimum(jnp.arange(0, rows, size), rows - size)
 
     def body(start: Array) -> Array:
-        return tile(lambda: tuple(lax.dynamic_slice_in_dim(x, start, size) for x in flat))
+        return tile(lambda x: lax.dynamic_slice_in_dim(x, start, size))
 
     tiles = jnp.moveaxis(lax.map(body, starts), 1, 0)
     left = rows - size * (len(starts) - 1)

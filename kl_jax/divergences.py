@@ -494,23 +494,23 @@ def _ratios(block: Block, logits_p: Array, logits_q: Array) -> _Ratios:
     block = Block(*(jnp.expand_dims(x, -1) for x in block))
     dtype = block.kl.dtype
     a, b = finite(logits_p, dtype), finite(logits_q, dtype)
-    # log(q / p) at p's mode is -change. Measured from there, q has nearly p's mass.
-    none = block.mass_q == 0
-    gap = jnp.where(none, 0, block.log_ratio)
-    change, error = two_sum(block.reference, gap)
+    empty, none = block.mass_p == 0, block.mass_q == 0
+    # Measured from this origin q has p's mass, but for a rounding: then log(q / p) is the
+    # difference of two shifted logits, less the logarithm of that.
+    log_ratio = jnp.where(none, 0, block.log_ratio)
+    change, error = two_sum(block.reference, log_ratio)
     origin, rounded = two_sum(block.anchor, change)
     mass_q = masses(block.origin, origin) * block.mass_q
-    close = jnp.abs(block.reference) + jnp.abs(gap) < 1
     # Up to 1 the two numbers err less than the masses do.
-    offset = jnp.where(close, rounded + error, jnp.log(mass_q / block.mass_p))
+    small = jnp.abs(block.reference) + jnp.abs(log_ratio) < 1
+    offset = jnp.where(small, rounded + error, jnp.log(mass_q / block.mass_p))
+    offset = jnp.where(none, jnp.inf, offset)
     # Nothing is left of what is divided by inf.
-    empty = block.mass_p == 0
     size_p = jnp.where(empty, jnp.inf, block.mass_p)
     size_q = jnp.where(empty | none, jnp.inf, mass_q)
     x, x_error = shifted(a, block.top)
     z, z_error = shifted(b, origin)
     p, q = exp_of_sum(x, x_error) * (1 / size_p), exp_of_sum(z, z_error) * (1 / size_q)
-    offset = jnp.where(none, jnp.inf, offset)
     r = ((z - x) + (z_error - x_error)) - offset
     # q (1 - e^-r) for r > 0, p (e^r - 1) else: neither cancels nor overflows.
     up = r > 0
