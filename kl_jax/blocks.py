@@ -334,7 +334,7 @@ def _in_tiles(a: Array, b: Array) -> Block:
             return jnp.stack([y.astype(x.total.dtype) for y in x])
 
         mode = _mode_by_chunk(cut(a), cut(b))
-        # What infinities cost, a quarter of the time, is paid where there are any.
+        # What infinities cost, a fifth of the time, is paid where there are any.
         found = passes(moderate=True)
         done = jnp.all(jnp.isfinite(found))
         return lax.cond(done, lambda: found, lambda: passes(moderate=False))
