@@ -19,6 +19,7 @@ from kl_jax.reductions import masked as masked
 from kl_jax.reductions import mean as mean
 from kl_jax.reductions import sum as sum
 from kl_jax.reductions import weighted as weighted
+from kl_jax.topk import topk_kl_divergence as topk_kl_divergence
 from kl_jax.torch_compat import KLDivLoss as KLDivLoss
 from kl_jax.torch_compat import kl_div as kl_div
 

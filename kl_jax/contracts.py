@@ -76,6 +76,15 @@ def floating(function: str, **arguments: Any) -> list[Array]:
     return arrays
 
 
+def integers(function: str, name: str, value: Any) -> Array:
+    """An array of signed integers, at least of 32 bits."""
+    array = _array(function, name, value)
+    _typed(function, name, array, jnp.integer, "of an integer type")
+    wide = jnp.int64 if array.dtype.itemsize > 4 else jnp.int32
+    # What does not fit turns negative, and is out of any range.
+    return array.astype(jax.dtypes.canonicalize_dtype(wide))
+
+
 def floats(function: str, **arguments: Any) -> list[Array]:
     """The arguments as arrays of the result dtype.
 
@@ -103,6 +112,19 @@ def equal_shapes(function: str, **arguments: Array) -> None:
                 f"{arguments[first].shape}, found {arguments[name].shape}."
             ),
         )
+
+
+def same_rows(function: str, **arguments: Array) -> None:
+    """Every argument has the shape of the first, but for its last axis."""
+    first, *others = arguments
+    wanted = arguments[first].shape[:-1]
+    for name in others:
+        found = arguments[name].shape
+        if not found or found[:-1] != wanted:
+            raise ValueError(
+                f"{function}: {name} must have the shape of {first} but for the last "
+                f"axis, expected {(*wanted, 'any')}, found {found}."
+            )
 
 
 def broadcast(function: str, **arguments: Array) -> list[Array]:

@@ -38,6 +38,7 @@ def test_public_names():
         "skew_kl_divergence",
         "sum",
         "tempered",
+        "topk_kl_divergence",
         "weighted",
     ]
     assert kl_jax.__version__ == importlib.metadata.version("kl_jax")
@@ -73,6 +74,7 @@ KINDS = {
     "jensen_shannon_divergence": "divergence",
     "skew_kl_divergence": "divergence",
     "renyi_divergence": "divergence",
+    "topk_kl_divergence": "divergence",
     "kl_div": "divergence",
     "sum": "reduction",
     "mean": "reduction",
@@ -95,16 +97,17 @@ def test_docstring(name):
         assert section in doc, f"{name}: no {section}"
 
 
-# contracts <- elementwise <- blocks <- divergences; contracts <- reductions; nothing
-# imports torch_compat but the package itself.
+# contracts <- elementwise <- blocks <- divergences <- topk; contracts <- reductions;
+# nothing imports torch_compat but the package itself.
 MAY_IMPORT = {
     "contracts": set(),
     "elementwise": {"contracts"},
     "blocks": {"elementwise"},
     "divergences": {"blocks", "contracts", "elementwise"},
     "reductions": {"contracts"},
+    "topk": {"contracts", "divergences", "elementwise"},
     "torch_compat": {"contracts", "elementwise", "reductions"},
-    "__init__": {"divergences", "elementwise", "reductions", "torch_compat"},
+    "__init__": {"divergences", "elementwise", "reductions", "topk", "torch_compat"},
 }
 
 
