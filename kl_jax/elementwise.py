@@ -541,6 +541,7 @@ def _exp_on_cpu(x: Array) -> Array:
 
 def one_minus_exp(x: Array) -> Array:
     """1 - e^-x for x >= 0, likewise without a rule."""
+    # Beyond 0.69 < log(2) times the last exponent, e^-x is nothing beside 1.
     r, scale = _reduced(-at_most(-jnp.finfo(x.dtype).minexp * 0.69, x))
     return (1 - scale) - scale * _less_1(r)
 

@@ -92,6 +92,7 @@ def topk_kl_divergence(
     in_order = jnp.sort(place, -1)
     twice = jnp.any(in_order[..., 1:] == in_order[..., :-1], -1)
     outside = jnp.any(present & ((index < 0) | (index >= outcomes)), -1)
+    # The clip only keeps the read inside: what it moves is ignored, or its row is nan.
     here = jnp.take_along_axis(logits, jnp.clip(place, 0, outcomes - 1), -1)
     here = jnp.where(present, here, -jnp.inf)
 
