@@ -22,6 +22,7 @@ differentiated themselves.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,10 +30,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import AxisType
 
+from kl_jax.contracts import AxisName
 from kl_jax.elementwise import at_least, exp_of_sum, exp_series, in_series, log1p, two_sum
 
-__all__ = ["Block", "finalize", "merge", "of_outcomes"]
+__all__ = ["Block", "finalize", "merge", "of_outcomes", "of_shards"]
 
 
 class Block(NamedTuple):
@@ -56,9 +59,24 @@ def of_outcomes(logits_p: Array, logits_q: Array) -> Block:
     """The summary of the outcomes along the last axis. Any floating dtype in, at least
     float32 out.
     """
+    if _is_spread(logits_p) or _is_spread(logits_q):
+        # XLA shares out whole sums; a loop over rows, or one outcome by its index, would
+        # need the logits of other devices.
+        pairs = functools.partial(_in_pairs, mode=_mode_by_mask)
+        plain = functools.partial(_plain, mode=_mode_by_mask)
+        return lax.platform_dependent(
+            logits_p, logits_q, cuda=pairs, rocm=pairs, default=plain
+        )
     return lax.platform_dependent(
         logits_p, logits_q, cpu=_in_tiles, cuda=_in_pairs, rocm=_in_pairs, default=_plain
     )
+
+
+def _is_spread(x: Array) -> bool:
+    """Whether devices may share the array, other than by `shard_map`."""
+    mesh = jax.typeof(x).sharding.mesh
+    kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    return any(size > 1 and kind != AxisType.Manual for size, kind in kinds)
 
 
 @of_outcomes.def_vmap
@@ -98,6 +116,16 @@ def merge(blocks: Block, axis: int = 0) -> Block:
     unknown = jnp.any(jnp.isnan(inner.kl), -1) | jnp.isnan(block.kl)
     kl = jnp.where(unknown, jnp.nan, jnp.where(infinite, jnp.inf, kl))
     return block._replace(mean=jnp.where(kl == jnp.inf, 0, mean), kl=kl)
+
+
+def of_shards(block: Block, axis_name: AxisName) -> Block:
+    """The summaries of all devices along `axis_name`, stacked, and known to be the same on
+    each: the type of an all-gather would not say so.
+    """
+    mine = jnp.stack(block)
+    place = jnp.arange(lax.axis_size(axis_name)) == lax.axis_index(axis_name)
+    place = place.reshape(-1, *(1 for _ in mine.shape))
+    return Block(*jnp.moveaxis(lax.psum(jnp.where(place, mine, 0), axis_name), 1, 0))
 
 
 def finalize(block: Block) -> Array:
@@ -270,6 +298,8 @@ def _finish(x: _Passes) -> Block:
 
 # --- the same sums, as each platform computes them best ------------------------------
 
+Mode = Callable[[Array, Array], tuple[Array, Array]]
+
 
 def _mode_by_mask(a: Array, b: Array) -> tuple[Array, Array]:
     """The largest logit of p, and q's at that outcome."""
@@ -298,11 +328,11 @@ def _sums(x: Array, y: Array) -> tuple[Array, Array]:
     return jnp.sum(x, -1, keepdims=True), jnp.sum(y, -1, keepdims=True)
 
 
-def _plain(a: Array, b: Array) -> Block:
-    return _finish(_passes(a, b, _mode_by_index(a, b), _sums))
+def _plain(a: Array, b: Array, mode: Mode = _mode_by_index) -> Block:
+    return _finish(_passes(a, b, mode(a, b), _sums))
 
 
-def _in_pairs(a: Array, b: Array) -> Block:
+def _in_pairs(a: Array, b: Array, mode: Mode = _mode_by_index) -> Block:
     """XLA for GPUs fuses an expression into one reduction, not into two: a complex sum is
     both at once. As two sums the terms are stored, 2 GiB for [2048, 131072].
     """
@@ -311,7 +341,7 @@ def _in_pairs(a: Array, b: Array) -> Block:
         both = jnp.sum(lax.complex(x, y), -1, keepdims=True)
         return both.real, both.imag
 
-    return _finish(_passes(a, b, _mode_by_index(a, b), sums))
+    return _finish(_passes(a, b, mode(a, b), sums))
 
 
 # Outcomes in a tile: 1 MiB of float32, so that the few arrays of a tile stay in a core's

@@ -12,7 +12,7 @@ dtypes) go through it; the rest are plain comparisons.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import chex
@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+AxisName = Hashable  # a name, a tuple of names, or None
 
 _SCALARS = (bool, int, float, complex, np.generic)
 
@@ -163,6 +165,19 @@ def axes(
             f"found {axis!r} for shape {shape}."
         )
     return tuple(sorted(found))
+
+
+def axis_name(function: str, name: AxisName) -> None:
+    """`axis_name=`: axes of `shard_map` or `vmap`, where this is called."""
+    if name is None:
+        return
+    try:
+        jax.lax.axis_size(name)
+    except (NameError, TypeError, ValueError):
+        raise ValueError(
+            f"{function}: axis_name must name axes of the shard_map or vmap that this is "
+            f"called in, found {name!r}."
+        ) from None
 
 
 def some_outcomes(function: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:

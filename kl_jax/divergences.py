@@ -22,7 +22,18 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from kl_jax import contracts
-from kl_jax.blocks import Block, deltas, finalize, finite, masses, of_outcomes, shifted
+from kl_jax.blocks import (
+    Block,
+    deltas,
+    finalize,
+    finite,
+    masses,
+    merge,
+    of_outcomes,
+    of_shards,
+    shifted,
+)
+from kl_jax.contracts import AxisName
 from kl_jax.elementwise import (
     exp_of_sum,
     log1p,
@@ -56,6 +67,7 @@ def kl_divergence(
     *,
     axis: int | Sequence[int] = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     r"""Kullback-Leibler divergence KL(p || q) = sum p (log p - log q), in nats.
 
@@ -69,6 +81,8 @@ def kl_divergence(
       where: Outcomes that exist: boolean, of the rank of the logits, each dimension
         equal to theirs or 1. p and q are renormalised on them. (A mask of *rows* is
         `masked`'s.)
+      axis_name: Mesh axes, inside `jax.shard_map`, over which the outcomes are split as
+        well; -inf on both sides pads a shard. The result is the same on all of them.
 
     Returns:
       The shape of the logits without `axis`; float64 if an argument is, else float32.
@@ -97,8 +111,8 @@ def kl_divergence(
 
     Source: Kullback and Leibler (1951).
     """
-    a, b = _rows("kl_divergence", logits_p, logits_q, axis, where)
-    return finalize(_block(a, b))
+    a, b = _rows("kl_divergence", logits_p, logits_q, axis, where, axis_name)
+    return finalize(_block(axis_name, a, b))
 
 
 def reverse_kl_divergence(
@@ -107,6 +121,7 @@ def reverse_kl_divergence(
     *,
     axis: int | Sequence[int] = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     r"""Reverse KL divergence KL(q || p) = sum q (log q - log p), in nats.
 
@@ -117,6 +132,7 @@ def reverse_kl_divergence(
       logits_q: Logits of q, of the same shape.
       axis: The axis of outcomes, or several.
       where: Outcomes that exist, as for `kl_divergence`.
+      axis_name: Mesh axes over which the outcomes are split, as for `kl_divergence`.
 
     Returns:
       The shape of the logits without `axis`; float64 if an argument is, else float32.
@@ -137,8 +153,8 @@ def reverse_kl_divergence(
 
     Source: Kullback and Leibler (1951).
     """
-    a, b = _rows("reverse_kl_divergence", logits_p, logits_q, axis, where)
-    return finalize(_block(b, a))
+    a, b = _rows("reverse_kl_divergence", logits_p, logits_q, axis, where, axis_name)
+    return finalize(_block(axis_name, b, a))
 
 
 def jeffreys_divergence(
@@ -147,6 +163,7 @@ def jeffreys_divergence(
     *,
     axis: int | Sequence[int] = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     r"""Jeffreys divergence KL(p || q) + KL(q || p) = sum (p - q) log(p / q), in nats.
 
@@ -155,6 +172,7 @@ def jeffreys_divergence(
       logits_q: Logits of q, of the same shape.
       axis: The axis of outcomes, or several.
       where: Outcomes that exist, as for `kl_divergence`.
+      axis_name: Mesh axes over which the outcomes are split, as for `kl_divergence`.
 
     Returns:
       The shape of the logits without `axis`; float64 if an argument is, else float32.
@@ -176,8 +194,8 @@ def jeffreys_divergence(
 
     Source: Jeffreys, "An invariant form for the prior probability" (1946).
     """
-    a, b = _rows("jeffreys_divergence", logits_p, logits_q, axis, where)
-    return _total(_jeffreys, a, b)
+    a, b = _rows("jeffreys_divergence", logits_p, logits_q, axis, where, axis_name)
+    return _total(_jeffreys, axis_name, a, b)
 
 
 def jensen_shannon_divergence(
@@ -187,6 +205,7 @@ def jensen_shannon_divergence(
     beta: float = 0.5,
     axis: int | Sequence[int] = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     r"""Jensen-Shannon divergence beta KL(p || m) + (1 - beta) KL(q || m), in nats.
 
@@ -199,6 +218,7 @@ def jensen_shannon_divergence(
       beta: The weight of p in the mixture, a number of [0, 1].
       axis: The axis of outcomes, or several.
       where: Outcomes that exist, as for `kl_divergence`.
+      axis_name: Mesh axes over which the outcomes are split, as for `kl_divergence`.
 
     Returns:
       The shape of the logits without `axis`; float64 if an argument is, else float32.
@@ -225,8 +245,8 @@ def jensen_shannon_divergence(
     """
     name = "jensen_shannon_divergence"
     beta = contracts.fraction(name, "beta", beta)
-    a, b = _rows(name, logits_p, logits_q, axis, where)
-    return _total(functools.partial(_jensen_shannon, beta), a, b)
+    a, b = _rows(name, logits_p, logits_q, axis, where, axis_name)
+    return _total(functools.partial(_jensen_shannon, beta), axis_name, a, b)
 
 
 def skew_kl_divergence(
@@ -236,6 +256,7 @@ def skew_kl_divergence(
     skew: float = 0.1,
     axis: int | Sequence[int] = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     r"""Skew KL divergence KL(p || skew p + (1 - skew) q), in nats.
 
@@ -248,6 +269,7 @@ def skew_kl_divergence(
       skew: The weight of p in the mixture, a number of [0, 1]. 0 is `kl_divergence`.
       axis: The axis of outcomes, or several.
       where: Outcomes that exist, as for `kl_divergence`.
+      axis_name: Mesh axes over which the outcomes are split, as for `kl_divergence`.
 
     Returns:
       The shape of the logits without `axis`; float64 if an argument is, else float32.
@@ -274,8 +296,12 @@ def skew_kl_divergence(
     analysis" (2001); for distillation Ko et al., "DistiLLM" (2024).
     """
     skew = contracts.fraction("skew_kl_divergence", "skew", skew)
-    a, b = _rows("skew_kl_divergence", logits_p, logits_q, axis, where)
-    return _total(functools.partial(_skew, skew), a, b) if skew else finalize(_block(a, b))
+    a, b = _rows("skew_kl_divergence", logits_p, logits_q, axis, where, axis_name)
+    return (
+        _total(functools.partial(_skew, skew), axis_name, a, b)
+        if skew
+        else finalize(_block(axis_name, a, b))
+    )
 
 
 def renyi_divergence(
@@ -285,6 +311,7 @@ def renyi_divergence(
     order: float,
     axis: int | Sequence[int] = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     r"""Renyi divergence log(sum p^order q^(1 - order)) / (order - 1), in nats.
 
@@ -296,6 +323,7 @@ def renyi_divergence(
       order: A number > 0.
       axis: The axis of outcomes, or several.
       where: Outcomes that exist, as for `kl_divergence`.
+      axis_name: Mesh axes over which the outcomes are split, as for `kl_divergence`.
 
     Returns:
       The shape of the logits without `axis`; float64 if an argument is, else float32.
@@ -323,10 +351,10 @@ def renyi_divergence(
     "Renyi divergence and Kullback-Leibler divergence" (2014).
     """
     order = contracts.positive("renyi_divergence", "order", order)
-    a, b = _rows("renyi_divergence", logits_p, logits_q, axis, where)
+    a, b = _rows("renyi_divergence", logits_p, logits_q, axis, where, axis_name)
     if order == 1:
-        return finalize(_block(a, b))
-    return _total(functools.partial(_renyi, order), a, b)
+        return finalize(_block(axis_name, a, b))
+    return _total(functools.partial(_renyi, order), axis_name, a, b)
 
 
 def kl_divergence_from_probs(
@@ -335,6 +363,7 @@ def kl_divergence_from_probs(
     *,
     axis: int | Sequence[int] = -1,
     where: ArrayLike | None = None,
+    axis_name: AxisName = None,
 ) -> Array:
     r"""Kullback-Leibler divergence KL(p || q) = sum p log(p / q) of probabilities, in nats.
 
@@ -347,6 +376,7 @@ def kl_divergence_from_probs(
       axis: The axis of outcomes, or several.
       where: Outcomes that are summed: boolean, of the rank of p, each dimension equal to
         p's or 1.
+      axis_name: Mesh axes over which the outcomes are split, as for `kl_divergence`.
 
     Returns:
       The shape of `p` without `axis`; float64 if an argument is, else float32.
@@ -374,10 +404,12 @@ def kl_divergence_from_probs(
     contracts.equal_shapes("kl_divergence_from_probs", p=p, q=q)
     axes = contracts.axes("kl_divergence_from_probs", axis, p.shape)
     contracts.some_outcomes("kl_divergence_from_probs", p.shape, axes)
+    contracts.axis_name("kl_divergence_from_probs", axis_name)
     if where is not None:
         exists = contracts.support("kl_divergence_from_probs", where, p.shape)
         p, q = (jnp.where(exists, x, 0) for x in (p, q))
-    return jnp.sum(rel_entr(p, q), axes)
+    total = jnp.sum(rel_entr(p, q), axes)
+    return total if axis_name is None else lax.psum(total, axis_name)
 
 
 # --- transforms of a divergence -------------------------------------------------
@@ -453,6 +485,8 @@ def tempered(
 
 # --- the engine -----------------------------------------------------------------
 
+Tangent = Array | SymbolicZero
+
 
 def _rows(
     function: str,
@@ -460,12 +494,14 @@ def _rows(
     logits_q: ArrayLike,
     axis: int | Sequence[int],
     where: ArrayLike | None,
+    axis_name: AxisName,
 ) -> tuple[Array, Array]:
     """The logits, checked, with the outcomes along the last axis; -inf outside `where`."""
     a, b = contracts.floating(function, logits_p=logits_p, logits_q=logits_q)
     contracts.equal_shapes(function, logits_p=a, logits_q=b)
     axes = contracts.axes(function, axis, a.shape)
     contracts.some_outcomes(function, a.shape, axes)
+    contracts.axis_name(function, axis_name)
     if where is not None:
         exists = contracts.support(function, where, a.shape)
         a, b = (jnp.where(exists, x, -jnp.inf) for x in (a, b))
@@ -476,7 +512,7 @@ def _rows(
     return a, b
 
 
-class _Ratios(NamedTuple):
+class Ratios(NamedTuple):
     """What the divergences are made of, at every outcome. 0 where p has no outcome."""
 
     p: Array
@@ -489,8 +525,8 @@ class _Ratios(NamedTuple):
 
 
 @with_own_rule
-def _ratios(block: Block, logits_p: Array, logits_q: Array) -> _Ratios:
-    """From the summary of the whole row, whose change the rule accounts for."""
+def ratios(block: Block, logits_p: Array, logits_q: Array) -> Ratios:
+    """From the summary of the whole row, of which these outcomes may be a part."""
     block = Block(*(jnp.expand_dims(x, -1) for x in block))
     dtype = block.kl.dtype
     a, b = finite(logits_p, dtype), finite(logits_q, dtype)
@@ -526,80 +562,122 @@ def _ratios(block: Block, logits_p: Array, logits_q: Array) -> _Ratios:
     r = jnp.where(absent, 0, r)
     log_p, log_q = x - jnp.log(size_p), z - jnp.log(size_q)
     log_p, log_q = (jnp.where(y <= -half, -jnp.inf, y) for y in (log_p, log_q))
-    return _Ratios(p, q, excess, r, d, log_p, log_q)
-
-
-def _mean(p: Array, x: Array) -> Array:
-    return jnp.sum(p * x, -1, keepdims=True)
-
-
-def _centred(p: Array, logits: Array, t: Array | SymbolicZero) -> Array:
-    """t - E_p[t], the change of log p. Taken from its value at p's mode first: where p is
-    nearly one outcome, E_p[t] is nearly t there.
-    """
-    if isinstance(t, SymbolicZero):
-        return jnp.zeros_like(p)
-    mode = (logits == jnp.max(logits, -1, keepdims=True)).astype(p.dtype)
-    change = t.astype(p.dtype)
-    change = change - _mean(mode, change) / jnp.sum(mode, -1, keepdims=True)
-    return change - _mean(p, change)
+    return Ratios(p, q, excess, r, d, log_p, log_q)
 
 
 def _ratios_jvp(primals, tangents):
     block, a, b = primals
-    _, da, db = tangents
-    ratios = _ratios(block, a, b)
-    p, q, d = ratios.p, ratios.q, ratios.d
-    dlog_p, dlog_q = _centred(p, a, da), _centred(q, b, db)
-    dp, dq = p * dlog_p, q * dlog_q
-    ddelta = _centred(p, a, db) - dlog_p
-    dd = ddelta - _mean(p, d * dlog_p)
-    return ratios, _Ratios(dp, dq, dq - dp, dlog_q - dlog_p, dd, dlog_p, dlog_q)
+    dblock, da, db = tangents
+    x = ratios(block, a, b)
+
+    def change(t, shift, mass, dmass):
+        """Of the logit, relative to the mode's, and of the logarithm of its probability."""
+        if isinstance(t, SymbolicZero):  # and with it the change of the mass
+            return jnp.zeros_like(x.p), jnp.zeros_like(x.p)
+        t = t.astype(x.p.dtype) - shift[..., None]
+        return t, t - (dmass / jnp.where(mass == 0, 1, mass))[..., None]
+
+    da, dlog_p = change(da, dblock.top, block.mass_p, dblock.mass_p)
+    db, dlog_q = change(db, dblock.anchor, block.mass_q, dblock.mass_q)
+    dp, dq = x.p * dlog_p, x.q * dlog_q
+    dd = (db - da) - dblock.mean[..., None]
+    return x, Ratios(dp, dq, dq - dp, dlog_q - dlog_p, dd, dlog_p, dlog_q)
 
 
-_ratios.defjvp(_ratios_jvp, symbolic_zeros=True)
+ratios.defjvp(_ratios_jvp, symbolic_zeros=True)
 
 
-@with_own_rule
-def _block(logits_p: Array, logits_q: Array) -> Block:
-    """The summary of each row. Its `kl` is differentiable; the rest counts as constant,
-    for `_ratios`, whose rule knows how p and q depend on the logits.
+def over_outcomes(axis_name: AxisName, x: Array) -> Array:
+    """Sum over the last axis, and over the devices that share it."""
+    total = jnp.sum(x, -1)
+    return total if axis_name is None else lax.psum(total, axis_name)
+
+
+def change_of_kl(x: Ratios, da: Tangent, db: Tangent) -> Array:
+    """Term by term: dKL/da = -p d, dKL/db = q - p."""
+    return tangent(x.p, (-x.p * x.d, da), (x.excess, db))
+
+
+def change_of_masses(x: Ratios, da: Tangent, db: Tangent) -> tuple[Array, Array, Array]:
+    """Term by term, of log(mass_p), log(mass_q) and the mean."""
+    mean = tangent(x.p, (x.p * (x.d - 1), da), (x.p, db))
+    return tangent(x.p, (x.p, da)), tangent(x.p, (x.q, db)), mean
+
+
+@functools.partial(with_own_rule, static=(0,))
+def _block(axis_name: AxisName, logits_p: Array, logits_q: Array) -> Block:
+    """The summary of each row. Of its numbers those are differentiable that `ratios`
+    differentiates; all are relative to the mode, which counts as fixed.
     """
-    return of_outcomes(logits_p, logits_q)
+    block = of_outcomes(logits_p, logits_q)
+    return block if axis_name is None else merge(of_shards(block, axis_name))
 
 
-def _block_jvp(primals, tangents):
+def _block_jvp(axis_name, primals, tangents):
     a, b = primals
-    da, db = tangents
-    block = _block(a, b)
+    block = _block(axis_name, a, b)
+    over = functools.partial(over_outcomes, axis_name)
 
     # Reverse mode keeps the logits and the block, and computes the slopes when it needs
-    # them: dKL/da = -p d, dKL/db = q - p.
+    # them.
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def change(block: Block, a: Array, b: Array) -> Array:
-        x = _ratios(block, a, b)
-        return jnp.sum(tangent(x.p, (-x.p * x.d, da), (x.excess, db)), -1)
+    def change(block: Block, a: Array, b: Array) -> Block:
+        x = ratios(block, a, b)
+        kl = over(change_of_kl(x, *tangents))
+        # Relative to the change at the mode: where p is nearly one outcome, the mean of
+        # the change is nearly that.
+        mode = (finite(a, x.p.dtype) == block.top[..., None]).astype(x.p.dtype)
+        count = over(mode)
+        shifts, shifted = [], []
+        for t in tangents:
+            shift = over(tangent(mode, (mode, t))) / jnp.where(count == 0, 1, count)
+            known = isinstance(t, SymbolicZero)
+            shifts.append(shift)
+            shifted.append(t if known else t.astype(shift.dtype) - shift[..., None])
+        masses = (over(y) for y in change_of_masses(x, *shifted))
+        return changed(block, kl, *masses)._replace(top=shifts[0], anchor=shifts[1])
 
     # The barrier keeps XLA from storing what value and slopes compute alike.
-    constant = lax.optimization_barrier(lax.stop_gradient(block))
+    return block, change(lax.optimization_barrier(block), a, b)
+
+
+def changed(
+    block: Block, kl: Array, log_mass_p: Array, log_mass_q: Array, mean: Array
+) -> Block:
+    """The tangent of the summary."""
     zeros = Block(*(jnp.zeros_like(x) for x in block))
-    return block, zeros._replace(kl=change(constant, a, b))
+    mass_p, mass_q = block.mass_p * log_mass_p, block.mass_q * log_mass_q
+    return zeros._replace(kl=kl, mass_p=mass_p, mass_q=mass_q, mean=mean)
 
 
 _block.defjvp(_block_jvp, symbolic_zeros=True)
 
 
-def _total(generator: Callable[[_Ratios], Array], a: Array, b: Array) -> Array:
+def _total(
+    generator: Callable[[Ratios, AxisName], Array], axis_name: AxisName, a: Array, b: Array
+) -> Array:
     """Sum of the generator over the outcomes, differentiated as it stands: by the rules of
-    `_ratios` and of the elementwise functions in it.
+    `_block`, `ratios` and the elementwise functions in it.
     """
-    block = _block(lax.stop_gradient(a), lax.stop_gradient(b))
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def total(block: Block, a: Array, b: Array) -> Array:
-        return generator(_ratios(block, a, b))
+        value = generator(ratios(block, a, b), axis_name)
+        return jnp.where(block.mass_p == 0, 0, value)
 
-    return total(lax.optimization_barrier(block), a, b)
+    return total(lax.optimization_barrier(_block(axis_name, a, b)), a, b)
+
+
+def log_mass(axis_name: AxisName, logits: Array) -> Array:
+    """log of the sum of e^x over the outcomes; -inf with slopes 0 for no mass, where those
+    of `logsumexp` are nan.
+    """
+    top = lax.stop_gradient(jnp.max(logits, -1))
+    top = top if axis_name is None else lax.pmax(top, axis_name)
+    top = jnp.where(jnp.isfinite(top), top, 0)
+    mass = over_outcomes(axis_name, jnp.exp(logits - top[..., None]))
+    none = mass == 0
+    return jnp.where(none, -jnp.inf, top + jnp.log(jnp.where(none, 1, mass)))
 
 
 # --- generators -----------------------------------------------------------------
@@ -615,18 +693,22 @@ def _term(p: Array, q: Array, r: Array) -> Array:
     return jnp.where(certain, jnp.inf, larger * scaled_phi(jnp.where(certain, 0, r)))
 
 
-def _jeffreys(x: _Ratios) -> Array:
-    return jnp.sum(_term(x.p, x.q, x.r) + _term(x.q, x.p, -x.r), -1)
+def _jeffreys(x: Ratios, axis_name: AxisName) -> Array:
+    return over_outcomes(axis_name, _term(x.p, x.q, x.r) + _term(x.q, x.p, -x.r))
 
 
-def _skew(s: float, x: _Ratios) -> Array:
-    return jnp.sum(_term(x.p, s * x.p + (1 - s) * x.q, log_mixture(x.r, s)), -1)
+def _skew(s: float, x: Ratios, axis_name: AxisName) -> Array:
+    return over_outcomes(
+        axis_name, _term(x.p, s * x.p + (1 - s) * x.q, log_mixture(x.r, s))
+    )
 
 
-def _jensen_shannon(beta: float, x: _Ratios) -> Array:
+def _jensen_shannon(beta: float, x: Ratios, axis_name: AxisName) -> Array:
     m = beta * x.p + (1 - beta) * x.q
     of_p = beta * _term(x.p, m, log_mixture(x.r, beta))
-    return jnp.sum(of_p + (1 - beta) * _term(x.q, m, log_mixture(-x.r, 1 - beta)), -1)
+    return over_outcomes(
+        axis_name, of_p + (1 - beta) * _term(x.q, m, log_mixture(-x.r, 1 - beta))
+    )
 
 
 def _renyi_term(p: Array, q: Array, r: Array, c: float) -> Array:
@@ -634,7 +716,7 @@ def _renyi_term(p: Array, q: Array, r: Array, c: float) -> Array:
     return jnp.where(r > 0, q, p) * scaled_phi_difference(r, c)
 
 
-def _renyi(order: float, x: _Ratios) -> Array:
+def _renyi(order: float, x: Ratios, axis_name: AxisName) -> Array:
     c = 1 - order
     log_power = order * x.log_p + c * x.log_q
     log_power = jnp.where(x.log_p == -jnp.inf, -jnp.inf, log_power)
@@ -651,8 +733,7 @@ def _renyi(order: float, x: _Ratios) -> Array:
         power = jnp.exp(jnp.where(far, jnp.minimum(log_power, 80), -jnp.inf))
         terms = x.p * phi(r) - (power - x.p * (1 + c * r)) / c
         terms = jnp.where(far, terms, _renyi_term(x.p, x.q, jnp.where(far, 0, x.r), c))
-    s = c * jnp.sum(terms, -1)  # 1 - E_p[e^(c r)]
+    s = c * over_outcomes(axis_name, terms)  # 1 - E_p[e^(c r)]
     small = (-1e30 < s) & (s <= 0.5)
     near = -log1p(-jnp.where(small, s, 0)) / c
-    value = jnp.where(small, near, -jax.nn.logsumexp(log_power, -1) / c)
-    return jnp.where(jnp.all(x.p == 0, -1), 0, value)
+    return jnp.where(small, near, -log_mass(axis_name, log_power) / c)

@@ -42,18 +42,18 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from kl_jax import contracts
+from kl_jax.contracts import AxisName
 
 __all__ = ["Weighted", "batchmean", "masked", "mean", "sum", "weighted"]
 
 Axis = int | Sequence[int] | None
-AxisName = Hashable  # a name, a tuple of names, or None
 
 
 class Weighted(NamedTuple):

@@ -11,7 +11,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import contracts
-from kl_jax.divergences import kl_divergence
+from kl_jax.divergences import kl_divergence, log_mass
 from kl_jax.elementwise import rel_entr_of_logs
 
 __all__ = ["topk_kl_divergence"]
@@ -99,7 +99,7 @@ def topk_kl_divergence(
     if tail == "renormalize":
         kl = kl_divergence(log_p, here)
     elif tail == "drop":
-        log_q = here - _log_mass(logits)
+        log_q = here - log_mass(None, logits)[..., None]
         kl = jnp.sum(rel_entr_of_logs(log_p, log_q), -1)
     else:
         rest = jnp.put_along_axis(
@@ -110,17 +110,6 @@ def topk_kl_divergence(
         log_rest = jnp.where(some, jnp.log(jnp.where(some, mass, 1)), -jnp.inf)
         kl = kl_divergence(
             jnp.concatenate([log_p, log_rest], -1),
-            jnp.concatenate([here, _log_mass(rest)], -1),
+            jnp.concatenate([here, log_mass(None, rest)[..., None]], -1),
         )
     return jnp.where(twice | outside, jnp.nan, kl)
-
-
-def _log_mass(logits: Array) -> Array:
-    """log of the sum of e^x along the last axis, kept; -inf and slopes 0 for no mass, where
-    those of `logsumexp` are nan.
-    """
-    top = lax.stop_gradient(jnp.max(logits, -1, keepdims=True))
-    top = jnp.where(top == -jnp.inf, 0, top)
-    mass = jnp.sum(jnp.exp(logits - top), -1, keepdims=True)
-    none = mass == 0
-    return jnp.where(none, -jnp.inf, top + jnp.log(jnp.where(none, 1, mass)))
