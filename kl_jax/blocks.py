@@ -22,7 +22,6 @@ differentiated themselves.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -54,7 +53,6 @@ class Block(NamedTuple):
     kl: Array  # KL of p and q, each renormalised on the block
 
 
-@jax.custom_batching.custom_vmap
 def of_outcomes(logits_p: Array, logits_q: Array) -> Block:
     """The summary of the outcomes along the last axis. Any floating dtype in, at least
     float32 out.
@@ -62,14 +60,8 @@ def of_outcomes(logits_p: Array, logits_q: Array) -> Block:
     if _is_spread(logits_p) or _is_spread(logits_q):
         # XLA shares out whole sums; a loop over rows, or one outcome by its index, would
         # need the logits of other devices.
-        pairs = functools.partial(_in_pairs, mode=_mode_by_mask)
-        plain = functools.partial(_plain, mode=_mode_by_mask)
-        return lax.platform_dependent(
-            logits_p, logits_q, cuda=pairs, rocm=pairs, default=plain
-        )
-    return lax.platform_dependent(
-        logits_p, logits_q, cpu=_in_tiles, cuda=_in_pairs, rocm=_in_pairs, default=_plain
-    )
+        return _of_whole(logits_p, logits_q, _mode_by_mask)
+    return _of_rows(logits_p, logits_q)
 
 
 def _is_spread(x: Array) -> bool:
@@ -79,14 +71,19 @@ def _is_spread(x: Array) -> bool:
     return any(size > 1 and kind != AxisType.Manual for size, kind in kinds)
 
 
-@of_outcomes.def_vmap
+@jax.custom_batching.custom_vmap
+def _of_rows(logits_p: Array, logits_q: Array) -> Block:
+    return lax.platform_dependent(logits_p, logits_q, cpu=_in_tiles, default=_of_whole)
+
+
+@_of_rows.def_vmap
 def _more_rows(size, batched, *logits):
     """What vmap adds are rows like any others, to be cut into tiles where that is done."""
     a, b = (
         x if known else jnp.broadcast_to(x, (size, *x.shape))
         for x, known in zip(logits, batched, strict=True)
     )
-    found = of_outcomes(a, b)
+    found = _of_rows(a, b)
     return found, jax.tree.map(lambda _: True, found)
 
 
@@ -119,8 +116,9 @@ def merge(blocks: Block, axis: int = 0) -> Block:
 
 
 def of_shards(block: Block, axis_name: AxisName) -> Block:
-    """The summaries of all devices along `axis_name`, stacked, and known to be the same on
-    each: the type of an all-gather would not say so.
+    """The summaries of all devices along `axis_name`, stacked. Each puts its own in a place
+    of its own of a sum: unlike an all-gather's, the type of a sum says that it is the same
+    on all.
     """
     mine = jnp.stack(block)
     place = jnp.arange(lax.axis_size(axis_name)) == lax.axis_index(axis_name)
@@ -134,6 +132,10 @@ def finalize(block: Block) -> Array:
 
 
 # --- what both of them do -------------------------------------------------------
+
+# Of two arrays, along the last axis: two sums, or p's largest logit and q's beside it.
+Sums = Callable[[Array, Array], tuple[Array, Array]]
+Mode = Callable[[Array, Array], tuple[Array, Array]]
 
 # Where q's largest mass passes e^30 times p's, KL > 30 - log(size) and logarithms of the
 # two masses no longer cancel; e^30 times any size is far from overflow in float32.
@@ -196,7 +198,7 @@ def _passes(
     logits_p: Array,
     logits_q: Array,
     mode: tuple[Array, Array],
-    sums: Callable[[Array, Array], tuple[Array, Array]],
+    sums: Sums,
     inner: Block | None = None,
     keep: bool = False,
     moderate: bool = False,
@@ -298,8 +300,6 @@ def _finish(x: _Passes) -> Block:
 
 # --- the same sums, as each platform computes them best ------------------------------
 
-Mode = Callable[[Array, Array], tuple[Array, Array]]
-
 
 def _mode_by_mask(a: Array, b: Array) -> tuple[Array, Array]:
     """The largest logit of p, and q's at that outcome."""
@@ -328,20 +328,20 @@ def _sums(x: Array, y: Array) -> tuple[Array, Array]:
     return jnp.sum(x, -1, keepdims=True), jnp.sum(y, -1, keepdims=True)
 
 
-def _plain(a: Array, b: Array, mode: Mode = _mode_by_index) -> Block:
-    return _finish(_passes(a, b, mode(a, b), _sums))
-
-
-def _in_pairs(a: Array, b: Array, mode: Mode = _mode_by_index) -> Block:
+def _sums_at_once(x: Array, y: Array) -> tuple[Array, Array]:
     """XLA for GPUs fuses an expression into one reduction, not into two: a complex sum is
     both at once. As two sums the terms are stored, 2 GiB for [2048, 131072].
     """
 
-    def sums(x: Array, y: Array) -> tuple[Array, Array]:
+    def in_pairs(x: Array, y: Array) -> tuple[Array, Array]:
         both = jnp.sum(lax.complex(x, y), -1, keepdims=True)
         return both.real, both.imag
 
-    return _finish(_passes(a, b, mode(a, b), sums))
+    return lax.platform_dependent(x, y, cuda=in_pairs, rocm=in_pairs, default=_sums)
+
+
+def _of_whole(a: Array, b: Array, mode: Mode = _mode_by_index) -> Block:
+    return _finish(_passes(a, b, mode(a, b), _sums_at_once))
 
 
 # Outcomes in a tile: 1 MiB of float32, so that the few arrays of a tile stay in a core's
