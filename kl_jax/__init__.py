@@ -13,6 +13,7 @@ from kl_jax.divergences import skew_kl_divergence as skew_kl_divergence
 from kl_jax.divergences import tempered as tempered
 from kl_jax.elementwise import generalized_kl as generalized_kl
 from kl_jax.elementwise import rel_entr as rel_entr
+from kl_jax.linear import linear_kl_divergence as linear_kl_divergence
 from kl_jax.reductions import Weighted as Weighted
 from kl_jax.reductions import batchmean as batchmean
 from kl_jax.reductions import masked as masked

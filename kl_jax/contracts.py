@@ -129,6 +129,24 @@ def same_rows(function: str, **arguments: Array) -> None:
             )
 
 
+def kernel(function: str, **arguments: Array) -> None:
+    """A matrix [features, outcomes], the second argument, that fits the first."""
+    (first, hidden), (name, weights) = arguments.items()
+    if weights.ndim != 2 or weights.shape[0] != hidden.shape[-1]:
+        raise ValueError(
+            f"{function}: {name} must have two axes, the first as long as the last of "
+            f"{first}, expected {(hidden.shape[-1], 'any')}, found {weights.shape}."
+        )
+
+
+def shape(function: str, name: str, array: Array, expected: tuple[int, ...]) -> None:
+    """One argument of a shape that the others fix."""
+    if array.shape != expected:
+        raise ValueError(
+            f"{function}: {name} must have shape {expected}, found {array.shape}."
+        )
+
+
 def broadcast(function: str, **arguments: Array) -> list[Array]:
     """The arguments, broadcast against one another."""
     try:
@@ -279,6 +297,15 @@ def positive(function: str, name: str, value: Any) -> float:
             f"{function}: {name} must be finite and > 0 in float32, found {value!r}."
         )
     return float(value)
+
+
+def positive_integer(function: str, name: str, value: Any) -> int:
+    """A keyword that takes a Python integer > 0, known while tracing."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{function}: {name} must be an integer, found {value!r}.")
+    if value <= 0:
+        raise ValueError(f"{function}: {name} must be > 0, found {value!r}.")
+    return int(value)
 
 
 def fraction(function: str, name: str, value: Any) -> float:

@@ -565,9 +565,14 @@ def ratios(block: Block, logits_p: Array, logits_q: Array) -> Ratios:
     return Ratios(p, q, excess, r, d, log_p, log_q)
 
 
+def _instantiated(x: Array, t: Tangent) -> Array:
+    return jnp.zeros_like(x) if isinstance(t, SymbolicZero) else t
+
+
 def _ratios_jvp(primals, tangents):
     block, a, b = primals
     dblock, da, db = tangents
+    dblock = Block(*map(_instantiated, block, dblock))
     x = ratios(block, a, b)
 
     def change(t, shift, mass, dmass):

@@ -1,0 +1,284 @@
+r"""KL between two linear heads, without the logits of the whole vocabulary.
+
+The vocabulary passes in tiles. Each becomes a `Block`, and these merge by the chain rule
+into the summary of the row. The derivative is a second such stream: with the summary known,
+the slopes of a tile need nothing of the others.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
+
+from kl_jax import contracts
+from kl_jax.blocks import Block, finalize, merge, of_outcomes, of_shards
+from kl_jax.contracts import AxisName
+from kl_jax.divergences import (
+    change_of_kl,
+    change_of_masses,
+    changed,
+    over_outcomes,
+    ratios,
+)
+from kl_jax.elementwise import with_own_rule
+
+__all__ = ["linear_kl_divergence"]
+
+
+def linear_kl_divergence(
+    hidden_p: ArrayLike,
+    weights_p: ArrayLike,
+    hidden_q: ArrayLike,
+    weights_q: ArrayLike,
+    *,
+    bias_p: ArrayLike | None = None,
+    bias_q: ArrayLike | None = None,
+    temperature: float | Array = 1.0,
+    softcap_p: float | None = None,
+    softcap_q: float | None = None,
+    block: int | None = None,
+    axis_name: AxisName = None,
+) -> Array:
+    r"""T^2 KL(p || q) of p, q = softmax(cap(hidden @ weights + bias) / T), in nats.
+
+    The logits are never held: they pass in tiles of the vocabulary, in the value and once
+    more in the derivative. For the reverse divergence exchange the sides, for Jeffreys' add
+    the two: `linear_kl_divergence(hidden_q, weights_q, hidden_p, weights_p)`.
+
+    Args:
+      hidden_p: Hidden states of p (the teacher), [..., features of p].
+      weights_p: [features of p, vocabulary], as the kernel of a Flax `Dense`.
+      hidden_q: Hidden states of q (the student), [..., features of q], with the leading
+        axes of `hidden_p`.
+      weights_q: [features of q, vocabulary].
+      bias_p: [vocabulary]. -inf is probability 0: on both sides it pads the vocabulary.
+      bias_q: [vocabulary].
+      temperature: T, a number > 0 or a 0-d floating array.
+      softcap_p: c, a number > 0: logits become c tanh(logits / c) first, as in Gemma.
+      softcap_q: The same for q.
+      block: Outcomes in a tile. The default follows from the number of rows.
+      axis_name: Mesh axes, inside `jax.shard_map`, over which the vocabulary of weights and
+        biases is split. The result is the same on all of them.
+
+    Returns:
+      The shape of the hidden states without their last axis; float64 if an argument is,
+      else float32.
+
+    Raises:
+      ValueError: If the shapes do not fit, there is no outcome, or temperature, soft cap or
+        block is not > 0.
+      TypeError: If an argument is not floating point, or a keyword not a number.
+
+    Boundary: that of `kl_divergence`.
+    Gradient: that of `kl_divergence` through the products, in hidden states, weights,
+      biases and temperature; what is not differentiated costs nothing. Products have
+      operands of the arguments' dtype (slopes of float16 arguments: float32) and are summed
+      in float32, also over the tiles. Reverse mode keeps the arguments and nine numbers a
+      row.
+    Error: that of `kl_divergence` for the logits, which have that of the products, at JAX's
+      `default_matmul_precision`.
+
+    >>> import jax.numpy as jnp
+    >>> hidden = jnp.array([[1.0, 2.0], [0.0, 1.0]])
+    >>> teacher = jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 0.0]])
+    >>> student = jnp.array([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    >>> linear_kl_divergence(hidden, teacher, hidden, student).round(4).tolist()
+    [0.1002, 0.0]
+
+    Source: the chain rule of relative entropy, as in `kl_jax.blocks`; Hsu et al.,
+    "Liger Kernel" (2024), and Wijmans et al., "Cut your losses in large-vocabulary language
+    models" (2024), for heads that do not hold the logits.
+    """
+    name = "linear_kl_divergence"
+    h_p, w_p, h_q, w_q = contracts.floating(
+        name, hidden_p=hidden_p, weights_p=weights_p, hidden_q=hidden_q, weights_q=weights_q
+    )
+    contracts.same_rows(name, hidden_p=h_p, hidden_q=h_q)
+    contracts.kernel(name, hidden_p=h_p, weights_p=w_p)
+    contracts.kernel(name, hidden_q=h_q, weights_q=w_q)
+    vocab = w_p.shape[1]
+    contracts.shape(name, "weights_q", w_q, (w_q.shape[0], vocab))
+    contracts.some_outcomes(name, w_p.shape, (1,))
+    biases = {"bias_p": bias_p, "bias_q": bias_q}
+    for key, bias in biases.items():
+        if bias is not None:
+            (biases[key],) = contracts.floating(name, **{key: bias})
+            contracts.shape(name, key, biases[key], (vocab,))
+    caps = [
+        None if cap is None else contracts.positive(name, key, cap)
+        for key, cap in {"softcap_p": softcap_p, "softcap_q": softcap_q}.items()
+    ]
+    if block is not None:
+        contracts.positive_integer(name, "block", block)
+    contracts.axis_name(name, axis_name)
+    t = jnp.asarray(contracts.temperature(name, temperature))
+    t = t if jnp.issubdtype(t.dtype, jnp.float64) else t.astype(jnp.float32)
+
+    rows = h_p.shape[:-1]
+    p, q = (
+        _Side(h.reshape(-1, h.shape[-1]), w, bias, t)
+        for h, w, bias in ((h_p, w_p, biases["bias_p"]), (h_q, w_q, biases["bias_q"]))
+    )
+    static = _Static(block or _tile(p.hidden.shape[0]), *caps, axis_name)
+    value = finalize(_summary(static, p, q))
+    t = t.astype(value.dtype)
+    return (value * t * t).reshape(rows)
+
+
+def _tile(rows: int) -> int:
+    """Outcomes in a tile: logits of 2 MiB of float32, which stay in a CPU's cache, but no
+    fewer than fill a matrix unit (benchmarks/heads.py), nor more than 8192: the slice of the
+    weights is copied.
+    """
+    least = 1024 if rows < 2048 else 2048
+    wanted = min(max(2**19 // max(1, rows), least), 8192)
+    return 1 << (wanted.bit_length() - 1)
+
+
+class _Side(NamedTuple):
+    hidden: Array  # [rows, features]
+    weights: Array  # [features, vocab]
+    bias: Array | None  # [vocab]
+    temperature: Array  # 0-d
+
+
+class _Static(NamedTuple):
+    block: int  # outcomes in a tile
+    softcap_p: float | None
+    softcap_q: float | None
+    axis_name: AxisName
+
+
+# --- the products ---------------------------------------------------------------
+
+
+@with_own_rule
+def _product(hidden: Array, weights: Array) -> Array:
+    """Operands in the dtype of the arguments, the sum at least in float32."""
+    operand = jnp.promote_types(hidden.dtype, weights.dtype)
+    accumulated = jnp.promote_types(operand, jnp.float32)
+    return jnp.matmul(
+        hidden.astype(operand), weights.astype(operand), preferred_element_type=accumulated
+    )
+
+
+def _product_jvp(primals, tangents):
+    value = _product(*primals)
+    operand = jnp.promote_types(*(x.dtype for x in primals))
+    # A product that returned more than its operands' dtype would be transposed into one of
+    # a float32 cotangent and of weights made float32 for it, at half the speed. float16
+    # has no room for slopes: a probability of 1e-8 is 0 there.
+    operand = jnp.float32 if operand == jnp.float16 else operand
+    change = jnp.zeros_like(value)
+    for i, t in enumerate(tangents):
+        if not isinstance(t, SymbolicZero):
+            pair = [*primals[:i], t, *primals[i + 1 :]]
+            product = jnp.matmul(*(x.astype(operand) for x in pair))
+            change = change + product.astype(value.dtype)
+    return value, change
+
+
+_product.defjvp(_product_jvp, symbolic_zeros=True)
+
+
+def _logits(side: _Side, softcap: float | None, start: Array, size: int) -> Array:
+    weights = lax.dynamic_slice_in_dim(side.weights, start, size, 1)
+    x = _product(side.hidden, weights)
+    if side.bias is not None:
+        bias = lax.dynamic_slice_in_dim(side.bias, start, size)
+        x = x + bias.astype(x.dtype)
+    if softcap is not None:
+        masked = x == -jnp.inf
+        x = softcap * jnp.tanh(jnp.where(masked, 0, x) / softcap)
+        x = jnp.where(masked, -jnp.inf, x)
+    return x / side.temperature.astype(x.dtype)
+
+
+# --- the stream -----------------------------------------------------------------
+
+
+def _over_tiles(size: int, vocab: int, tile: Callable[[Array, Array], Any]) -> Any:
+    """tile(start, new) for all tiles of the vocabulary, stacked. The last one is as long as
+    the others and overlaps the one before; `new` says which of its outcomes are left.
+    """
+    size = min(size, vocab)
+    last = vocab - size
+
+    def at(first: Array) -> Any:
+        start = jnp.minimum(first, last)
+        return tile(start, start + jnp.arange(size) >= first)
+
+    return lax.map(at, jnp.arange(0, vocab, size))
+
+
+def _with_change(fun: Callable[..., Array], primal: _Side, change: _Side) -> Any:
+    """fun(primal) and its change; of what is held constant nothing is computed."""
+    leaves, form = jax.tree.flatten(primal)
+    changes = form.flatten_up_to(change)
+    moving = [i for i, t in enumerate(changes) if not isinstance(t, SymbolicZero)]
+    if not moving:
+        return fun(primal), changes[0]
+
+    def of_moving(*moved: Array) -> Array:
+        now = list(leaves)
+        for i, x in zip(moving, moved, strict=True):
+            now[i] = x
+        return fun(form.unflatten(now))
+
+    return jax.jvp(of_moving, [leaves[i] for i in moving], [changes[i] for i in moving])
+
+
+def _converted(t: Array | SymbolicZero, dtype: Any) -> Array | SymbolicZero:
+    return t if isinstance(t, SymbolicZero) else t.astype(dtype)
+
+
+@functools.partial(with_own_rule, static=(0,))
+def _summary(static: _Static, p: _Side, q: _Side) -> Block:
+    def tile(start: Array, new: Array) -> Array:
+        a = _logits(p, static.softcap_p, start, new.size)
+        b = _logits(q, static.softcap_q, start, new.size)
+        a, b = (jnp.where(new[None], x, -jnp.inf) for x in (a, b))
+        return jnp.stack(of_outcomes(a, b))
+
+    tiles = _over_tiles(static.block, p.weights.shape[1], tile)
+    blocks = Block(*jnp.moveaxis(tiles, 1, 0))
+    if static.axis_name is not None:
+        of_all = of_shards(blocks, static.axis_name)
+        blocks = Block(*(x.reshape(-1, *x.shape[2:]) for x in of_all))
+    return merge(blocks)
+
+
+def _summary_jvp(static, primals, tangents):
+    block = _summary(static, *primals)
+    p, q = primals
+    # Summed over the tiles in float32, used in each in the dtype of its product.
+    dp, dq = (t._replace(hidden=_converted(t.hidden, block.kl.dtype)) for t in tangents)
+
+    # The checkpoint is on the tile: on the loop it would keep all tiles' logits.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def sums(start: Array, new: Array) -> tuple[Array, ...]:
+        def with_change(x: _Side, t: _Side, softcap: float | None) -> Any:
+            t = t._replace(hidden=_converted(t.hidden, x.hidden.dtype))
+            fun = functools.partial(_logits, softcap=softcap, start=start, size=new.size)
+            logits, change = _with_change(fun, x, t)
+            return jnp.where(new[None], logits, -jnp.inf), change
+
+        a, da = with_change(p, dp, static.softcap_p)
+        b, db = with_change(q, dq, static.softcap_q)
+        x = ratios(block, a, b)
+        terms = (change_of_kl(x, da, db), *change_of_masses(x, da, db))
+        return tuple(jnp.sum(y, -1) for y in terms)
+
+    tiles = _over_tiles(static.block, p.weights.shape[1], sums)
+    totals = (over_outcomes(static.axis_name, jnp.moveaxis(x, 0, -1)) for x in tiles)
+    return block, changed(block, *totals)
+
+
+_summary.defjvp(_summary_jvp, symbolic_zeros=True)
