@@ -29,12 +29,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from kl_jax.contracts import AxisName
 from kl_jax.elementwise import at_least, exp_of_sum, exp_series, in_series, log1p, two_sum
 
-__all__ = ["Block", "finalize", "merge", "of_outcomes", "of_shards"]
+__all__ = ["Block", "by_rows", "finalize", "merge", "of_outcomes", "of_shards"]
 
 
 class Block(NamedTuple):
@@ -69,6 +69,17 @@ def _is_spread(x: Array) -> bool:
     mesh = jax.typeof(x).sharding.mesh
     kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
     return any(size > 1 and kind != AxisType.Manual for size, kind in kinds)
+
+
+def by_rows(fun: Callable[..., Array], rows: Array) -> Callable[..., Any]:
+    """`fun`, whose result has the shape of `rows` without the last axis. Indexing a sharded
+    axis is refused where shardings are part of the types: there XLA finds those inside.
+    """
+    sharding = jax.typeof(rows).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return fun
+    out = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:-1]))
+    return jax.sharding.auto_axes(fun, out_sharding=out)
 
 
 @jax.custom_batching.custom_vmap

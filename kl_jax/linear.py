@@ -8,6 +8,7 @@ the slopes of a tile need nothing of the others.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from kl_jax import contracts
-from kl_jax.blocks import Block, finalize, merge, of_outcomes, of_shards
+from kl_jax.blocks import Block, by_rows, finalize, merge, of_outcomes, of_shards
 from kl_jax.contracts import AxisName
 from kl_jax.divergences import (
     change_of_kl,
@@ -106,15 +107,12 @@ def linear_kl_divergence(
     vocab = w_p.shape[1]
     contracts.shape(name, "weights_q", w_q, (w_q.shape[0], vocab))
     contracts.some_outcomes(name, w_p.shape, (1,))
-    biases = {"bias_p": bias_p, "bias_q": bias_q}
-    for key, bias in biases.items():
-        if bias is not None:
-            (biases[key],) = contracts.floating(name, **{key: bias})
-            contracts.shape(name, key, biases[key], (vocab,))
-    caps = [
-        None if cap is None else contracts.positive(name, key, cap)
-        for key, cap in {"softcap_p": softcap_p, "softcap_q": softcap_q}.items()
-    ]
+    bias_p = _checked_bias(name, "bias_p", bias_p, vocab)
+    bias_q = _checked_bias(name, "bias_q", bias_q, vocab)
+    if softcap_p is not None:
+        softcap_p = contracts.positive(name, "softcap_p", softcap_p)
+    if softcap_q is not None:
+        softcap_q = contracts.positive(name, "softcap_q", softcap_q)
     if block is not None:
         contracts.positive_integer(name, "block", block)
     contracts.axis_name(name, axis_name)
@@ -122,20 +120,31 @@ def linear_kl_divergence(
     t = t if jnp.issubdtype(t.dtype, jnp.float64) else t.astype(jnp.float32)
 
     rows = h_p.shape[:-1]
-    p, q = (
-        _Side(h.reshape(-1, h.shape[-1]), w, bias, t)
-        for h, w, bias in ((h_p, w_p, biases["bias_p"]), (h_q, w_q, biases["bias_q"]))
-    )
-    static = _Static(block or _tile(p.hidden.shape[0]), *caps, axis_name)
-    value = finalize(_summary(static, p, q))
-    t = t.astype(value.dtype)
-    return (value * t * t).reshape(rows)
+    static = _Static(block or _tile(math.prod(rows)), softcap_p, softcap_q, axis_name)
+
+    def value(p: _Side, q: _Side) -> Array:
+        p, q = (x._replace(hidden=x.hidden.reshape(-1, x.hidden.shape[-1])) for x in (p, q))
+        kl = finalize(_summary(static, p, q)).reshape(rows)
+        t = p.temperature.astype(kl.dtype)
+        return kl * t * t
+
+    sides = _Side(h_p, w_p, bias_p, t), _Side(h_q, w_q, bias_q, t)
+    return by_rows(value, h_q)(*sides)
+
+
+def _checked_bias(
+    function: str, name: str, bias: ArrayLike | None, vocab: int
+) -> Array | None:
+    if bias is None:
+        return None
+    (array,) = contracts.floating(function, **{name: bias})
+    contracts.shape(function, name, array, (vocab,))
+    return array
 
 
 def _tile(rows: int) -> int:
     """Outcomes in a tile: logits of 2 MiB of float32, which stay in a CPU's cache, but no
-    fewer than fill a matrix unit (benchmarks/heads.py), nor more than 8192: the slice of the
-    weights is copied.
+    fewer than fill a matrix unit, and at most 8192: the slice of the weights is copied.
     """
     least = 1024 if rows < 2048 else 2048
     wanted = min(max(2**19 // max(1, rows), least), 8192)
@@ -235,7 +244,7 @@ def _with_change(fun: Callable[..., Array], primal: _Side, change: _Side) -> Any
     return jax.jvp(of_moving, [leaves[i] for i in moving], [changes[i] for i in moving])
 
 
-def _converted(t: Array | SymbolicZero, dtype: Any) -> Array | SymbolicZero:
+def _converted(t: Any, dtype: Any) -> Any:
     return t if isinstance(t, SymbolicZero) else t.astype(dtype)
 
 

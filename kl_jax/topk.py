@@ -6,11 +6,15 @@ that loses the KL inside it, and nothing else.
 
 from __future__ import annotations
 
+import functools
+
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import contracts
+from kl_jax.blocks import by_rows
+from kl_jax.contracts import AxisName
 from kl_jax.divergences import kl_divergence, log_mass
 from kl_jax.elementwise import rel_entr_of_logs
 
@@ -23,6 +27,7 @@ def topk_kl_divergence(
     logits_q: ArrayLike,
     *,
     tail: str = "bucket",
+    axis_name: AxisName = None,
 ) -> Array:
     r"""KL(p || q) of a p of which k log-probabilities are known, in nats.
 
@@ -43,6 +48,9 @@ def topk_kl_divergence(
         any order.
       logits_q: Logits of q over all V outcomes, along the last axis.
       tail: "bucket", "renormalize" or "drop".
+      axis_name: Mesh axes, inside `jax.shard_map`, over which the outcomes of `logits_q`
+        are split in equal parts; -inf pads. The indices are those of the whole, and they
+        and `topk_log_p` the same on all devices.
 
     Returns:
       The shape of `logits_q` without its last axis; float64 if an argument is, else
@@ -84,32 +92,56 @@ def topk_kl_divergence(
     contracts.some_outcomes(name, logits.shape, (logits.ndim - 1,))
     contracts.choice(name, "tail", tail, ("bucket", "renormalize", "drop"))
 
-    outcomes = logits.shape[-1]
+    contracts.axis_name(name, axis_name)
+    fun = functools.partial(_topk, tail, axis_name)
+    return by_rows(fun, logits)(log_p, index, logits)
+
+
+def _topk(
+    tail: str, axis_name: AxisName, log_p: Array, index: Array, logits: Array
+) -> Array:
+    size = logits.shape[-1]
+    first, outcomes = 0, size
+    if axis_name is not None:
+        first, outcomes = lax.axis_index(axis_name) * size, lax.axis_size(axis_name) * size
     present = log_p != -jnp.inf
     # What is ignored goes to places of its own, behind all others.
-    behind = outcomes + lax.broadcasted_iota(index.dtype, index.shape, index.ndim - 1)
-    place = jnp.where(present, index, behind)
-    in_order = jnp.sort(place, -1)
+    entry = lax.broadcasted_iota(index.dtype, index.shape, index.ndim - 1)
+    in_order = jnp.sort(jnp.where(present, index, outcomes + entry), -1)
     twice = jnp.any(in_order[..., 1:] == in_order[..., :-1], -1)
     outside = jnp.any(present & ((index < 0) | (index >= outcomes)), -1)
-    # The clip only keeps the read inside: what it moves is ignored, or its row is nan.
-    here = jnp.take_along_axis(logits, jnp.clip(place, 0, outcomes - 1), -1)
-    here = jnp.where(present, here, -jnp.inf)
+    # Reads and writes past the end find -inf and nothing.
+    mine = present & (index >= first) & (index < first + size)
+    place = jnp.where(mine, index - first, size + entry)
+    here = _take(logits, place)
+    if axis_name is not None:
+        here = lax.psum(jnp.where(mine, here, 0), axis_name)
+        here = jnp.where(present, here, -jnp.inf)
 
     if tail == "renormalize":
         kl = kl_divergence(log_p, here)
     elif tail == "drop":
-        log_q = here - log_mass(None, logits)[..., None]
+        log_q = here - log_mass(axis_name, logits)[..., None]
         kl = jnp.sum(rel_entr_of_logs(log_p, log_q), -1)
     else:
-        rest = jnp.put_along_axis(
-            logits, place, -jnp.inf, axis=-1, inplace=False, mode="drop"
-        )
         mass = 1 - jnp.sum(jnp.exp(log_p), -1, keepdims=True)
         some = (mass > 0) & (jnp.sum(present, -1, keepdims=True) < outcomes)
         log_rest = jnp.where(some, jnp.log(jnp.where(some, mass, 1)), -jnp.inf)
+        log_rest_q = log_mass(axis_name, _without(logits, place))[..., None]
         kl = kl_divergence(
-            jnp.concatenate([log_p, log_rest], -1),
-            jnp.concatenate([here, log_mass(None, rest)[..., None]], -1),
+            jnp.concatenate([log_p, log_rest], -1), jnp.concatenate([here, log_rest_q], -1)
         )
     return jnp.where(twice | outside, jnp.nan, kl)
+
+
+# Row by row: indices over all axes would hide from XLA that rows do not mix.
+
+
+@functools.partial(jnp.vectorize, signature="(v),(k)->(k)")
+def _take(logits: Array, place: Array) -> Array:
+    return logits.at[place].get(mode="fill", fill_value=-jnp.inf)
+
+
+@functools.partial(jnp.vectorize, signature="(v),(k)->(v)")
+def _without(logits: Array, place: Array) -> Array:
+    return logits.at[place].set(-jnp.inf, mode="drop")
