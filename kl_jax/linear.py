@@ -202,7 +202,7 @@ def _logits(side: _Side, softcap: float | None, start: Array, size: int) -> Arra
     x = _product(side.hidden, weights)
     if side.bias is not None:
         bias = lax.dynamic_slice_in_dim(side.bias, start, size)
-        x = x + bias.astype(x.dtype)
+        x = x + bias[None].astype(x.dtype)
     if softcap is not None:
         masked = x == -jnp.inf
         x = softcap * jnp.tanh(jnp.where(masked, 0, x) / softcap)
