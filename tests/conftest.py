@@ -8,6 +8,15 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_configure(config):
+    """Nearly all the time goes into compiling: the workers share what they compiled, and
+    the next run finds it again. `pytest --cache-clear` removes it.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     """Both working precisions; float64 is switched on for that test alone."""
