@@ -66,7 +66,8 @@ def linear_kl_divergence(
       softcap_q: The same for q.
       block: Outcomes in a tile. The default follows from the number of rows.
       axis_name: Mesh axes, inside `jax.shard_map`, over which the vocabulary of weights and
-        biases is split. The result is the same on all of them.
+        biases is split. The result is the same on all of them. (Under plain `jit` rows may
+        be sharded; weights whose vocabulary is would be gathered.)
 
     Returns:
       The shape of the hidden states without their last axis; float64 if an argument is,
@@ -90,8 +91,9 @@ def linear_kl_divergence(
     >>> hidden = jnp.array([[1.0, 2.0], [0.0, 1.0]])
     >>> teacher = jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 0.0]])
     >>> student = jnp.array([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
-    >>> linear_kl_divergence(hidden, teacher, hidden, student).round(4).tolist()
-    [0.1002, 0.0]
+    >>> kl = linear_kl_divergence(hidden, teacher, hidden, student)
+    >>> [round(x, 4) for x in kl.tolist()]
+    [0.1118, 0.0]
 
     Source: the chain rule of relative entropy, as in `kl_jax.blocks`; Hsu et al.,
     "Liger Kernel" (2024), and Wijmans et al., "Cut your losses in large-vocabulary language
@@ -168,28 +170,34 @@ class _Static(NamedTuple):
 # --- the products ---------------------------------------------------------------
 
 
+def _operand(hidden: Array, weights: Array) -> Any:
+    """The dtype of the operands: that of the arguments if it is one, else as for logits."""
+    return hidden.dtype if hidden.dtype == weights.dtype else _wide(hidden, weights)
+
+
+def _wide(*x: Array) -> Any:
+    return jnp.float64 if any(y.dtype == jnp.float64 for y in x) else jnp.float32
+
+
 @with_own_rule
 def _product(hidden: Array, weights: Array) -> Array:
-    """Operands in the dtype of the arguments, the sum at least in float32."""
-    operand = jnp.promote_types(hidden.dtype, weights.dtype)
-    accumulated = jnp.promote_types(operand, jnp.float32)
-    return jnp.matmul(
-        hidden.astype(operand), weights.astype(operand), preferred_element_type=accumulated
-    )
+    """Summed at least in float32."""
+    pair = (x.astype(_operand(hidden, weights)) for x in (hidden, weights))
+    return jnp.matmul(*pair, preferred_element_type=_wide(hidden, weights))
 
 
 def _product_jvp(primals, tangents):
     value = _product(*primals)
-    operand = jnp.promote_types(*(x.dtype for x in primals))
     # A product that returned more than its operands' dtype would be transposed into one of
     # a float32 cotangent and of weights made float32 for it, at half the speed. float16
     # has no room for slopes: a probability of 1e-8 is 0 there.
-    operand = jnp.float32 if operand == jnp.float16 else operand
+    dtype = _operand(*primals)
+    dtype = jnp.float32 if dtype == jnp.float16 else dtype
     change = jnp.zeros_like(value)
     for i, t in enumerate(tangents):
         if not isinstance(t, SymbolicZero):
             pair = [*primals[:i], t, *primals[i + 1 :]]
-            product = jnp.matmul(*(x.astype(operand) for x in pair))
+            product = jnp.matmul(*(x.astype(dtype) for x in pair))
             change = change + product.astype(value.dtype)
     return value, change
 

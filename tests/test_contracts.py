@@ -16,11 +16,13 @@ from kl_jax import (
     generalized_kl,
     kl_divergence,
     kl_divergence_from_probs,
+    linear_kl_divergence,
     masked,
     mean,
     rel_entr,
     reverse,
     tempered,
+    topk_kl_divergence,
     weighted,
 )
 from kl_jax import sum as sum_
@@ -300,3 +302,52 @@ def test_scalars_and_numpy_arrays_are_arrays():
         mixed = jax.grad(lambda p, q: rel_entr(p, q), (0, 1))
         found = mixed(np.float64(0.5), np.float32(0.25))
         assert [g.dtype for g in found] == [jnp.float64, jnp.float32]
+
+
+@pytest.mark.parametrize("function", ROWS)
+def test_axis_name(function):
+    name = function.__name__
+    pattern = rf"{name}: axis_name must name axes of the shard_map or vmap .* found 'vocab'"
+    refuses(ValueError, pattern, function, A, A, axis_name="vocab")
+    refuses(
+        ValueError, f"{name}: axis_name must name", function, A, A, axis_name=("a", "b")
+    )
+
+
+def test_axis_name_of_the_heads():
+    log_p, index = A[:, :2] - 2, np.zeros((4, 2), np.int32)
+    pattern = "topk_kl_divergence: axis_name must name"
+    refuses(ValueError, pattern, topk_kl_divergence, log_p, index, A, axis_name="vocab")
+    pattern = "linear_kl_divergence: axis_name must name"
+    refuses(ValueError, pattern, linear_kl_divergence, A, A.T, A, A.T, axis_name="vocab")
+
+
+def test_linear_heads():
+    name = "linear_kl_divergence"
+    x = [np.zeros(s, np.float32) for s in ((4, 3), (3, 9), (4, 2), (2, 9))]
+
+    def refused(error, pattern, place=None, value=None, **keywords):
+        args = [value if i == place else z for i, z in enumerate(x)]
+        refuses(error, f"{name}: {pattern}", linear_kl_divergence, *args, **keywords)
+
+    pattern = (
+        r"hidden_q must have the shape of hidden_p but .* expected \(4, 'any'\), found"
+    )
+    refused(ValueError, pattern, 2, np.zeros((5, 2), np.float32))
+    pattern = r"weights_p must have two axes, .* hidden_p, expected \(3, 'any'\), found"
+    refused(ValueError, pattern, 1, np.zeros((9, 3), np.float32))
+    refused(ValueError, "weights_q must have two axes", 3, np.zeros(9, np.float32))
+    pattern = r"weights_q must have shape \(2, 9\), found \(2, 8\)"
+    refused(ValueError, pattern, 3, np.zeros((2, 8), np.float32))
+    refused(TypeError, "weights_q must be floating point", 3, np.zeros((2, 9), np.int32))
+    pattern = r"bias_q must have shape \(9,\), found \(8,\)"
+    refused(ValueError, pattern, bias_q=np.zeros(8, np.float32))
+    refused(TypeError, "bias_p must be floating point", bias_p=np.zeros(9, np.int32))
+    refused(ValueError, "temperature must be", temperature=0.0)
+    refused(ValueError, "softcap_p must be finite and > 0", softcap_p=-1.0)
+    refused(TypeError, "softcap_q must be a number", softcap_q="5")
+    refused(ValueError, "block must be > 0, found 0", block=0)
+    refused(TypeError, "block must be an integer, found 1.5", block=1.5)
+    none = [np.zeros(s, np.float32) for s in ((4, 3), (3, 0), (4, 2), (2, 0))]
+    pattern = f"{name}: there must be at least one outcome"
+    refuses(ValueError, pattern, linear_kl_divergence, *none)

@@ -29,6 +29,7 @@ def test_public_names():
         "kl_div",
         "kl_divergence",
         "kl_divergence_from_probs",
+        "linear_kl_divergence",
         "masked",
         "mean",
         "rel_entr",
@@ -56,7 +57,7 @@ def test_signatures_are_the_documented_ones():
     )
     for function in (kl_jax.kl_divergence, kl_jax.kl_divergence_from_probs):
         kinds = [p.kind.name for p in inspect.signature(function).parameters.values()]
-        assert kinds == ["POSITIONAL_OR_KEYWORD"] * 2 + ["KEYWORD_ONLY"] * 2
+        assert kinds == ["POSITIONAL_OR_KEYWORD"] * 2 + ["KEYWORD_ONLY"] * 3
 
 
 SECTIONS = {
@@ -75,6 +76,7 @@ KINDS = {
     "skew_kl_divergence": "divergence",
     "renyi_divergence": "divergence",
     "topk_kl_divergence": "divergence",
+    "linear_kl_divergence": "divergence",
     "kl_div": "divergence",
     "sum": "reduction",
     "mean": "reduction",
@@ -97,17 +99,25 @@ def test_docstring(name):
         assert section in doc, f"{name}: no {section}"
 
 
-# contracts <- elementwise <- blocks <- divergences <- topk; contracts <- reductions;
-# nothing imports torch_compat but the package itself.
+# contracts <- elementwise <- blocks <- divergences <- topk and linear, contracts <-
+# reductions; nothing imports torch_compat but the package itself.
 MAY_IMPORT = {
     "contracts": set(),
     "elementwise": {"contracts"},
-    "blocks": {"elementwise"},
+    "blocks": {"contracts", "elementwise"},
     "divergences": {"blocks", "contracts", "elementwise"},
     "reductions": {"contracts"},
-    "topk": {"contracts", "divergences", "elementwise"},
+    "topk": {"blocks", "contracts", "divergences", "elementwise"},
+    "linear": {"blocks", "contracts", "divergences", "elementwise"},
     "torch_compat": {"contracts", "elementwise", "reductions"},
-    "__init__": {"divergences", "elementwise", "reductions", "topk", "torch_compat"},
+    "__init__": {
+        "divergences",
+        "elementwise",
+        "linear",
+        "reductions",
+        "topk",
+        "torch_compat",
+    },
 }
 
 
