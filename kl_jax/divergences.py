@@ -82,7 +82,8 @@ def kl_divergence(
         equal to theirs or 1. p and q are renormalised on them. (A mask of *rows* is
         `masked`'s.)
       axis_name: Mesh axes, inside `jax.shard_map`, over which the outcomes are split as
-        well; -inf on both sides pads a shard. The result is the same on all of them.
+        well; -inf on both sides pads a shard. The result is the same on all of them. A
+        gradient taken inside the body needs shard_map's `check_vma=True`, the default.
 
     Returns:
       The shape of the logits without `axis`; float64 if an argument is, else float32.
@@ -609,6 +610,15 @@ def change_of_masses(x: Ratios, da: Tangent, db: Tangent) -> tuple[Array, Array,
     return tangent(x.p, (x.p, da)), tangent(x.p, (x.q, db)), mean
 
 
+def changed(
+    block: Block, kl: Array, log_mass_p: Array, log_mass_q: Array, mean: Array
+) -> Block:
+    """The tangent of the summary."""
+    zeros = Block(*(jnp.zeros_like(x) for x in block))
+    mass_p, mass_q = block.mass_p * log_mass_p, block.mass_q * log_mass_q
+    return zeros._replace(kl=kl, mass_p=mass_p, mass_q=mass_q, mean=mean)
+
+
 @functools.partial(with_own_rule, static=(0,))
 def _block(axis_name: AxisName, logits_p: Array, logits_q: Array) -> Block:
     """The summary of each row. Of its numbers those are differentiable that `ratios`
@@ -632,27 +642,17 @@ def _block_jvp(axis_name, primals, tangents):
         # Relative to the change at the mode: where p is nearly one outcome, the mean of
         # the change is nearly that.
         mode = (finite(a, x.p.dtype) == block.top[..., None]).astype(x.p.dtype)
-        count = over(mode)
-        shifts, shifted = [], []
-        for t in tangents:
-            shift = over(tangent(mode, (mode, t))) / jnp.where(count == 0, 1, count)
-            known = isinstance(t, SymbolicZero)
-            shifts.append(shift)
-            shifted.append(t if known else t.astype(shift.dtype) - shift[..., None])
-        masses = (over(y) for y in change_of_masses(x, *shifted))
-        return changed(block, kl, *masses)._replace(top=shifts[0], anchor=shifts[1])
+        count = jnp.where(block.mass_p == 0, 1, over(mode))
+        top, anchor = (over(tangent(mode, (mode, t))) / count for t in tangents)
+        da, db = (
+            t if isinstance(t, SymbolicZero) else t.astype(x.p.dtype) - shift[..., None]
+            for t, shift in zip(tangents, (top, anchor), strict=True)
+        )
+        masses = (over(y) for y in change_of_masses(x, da, db))
+        return changed(block, kl, *masses)._replace(top=top, anchor=anchor)
 
     # The barrier keeps XLA from storing what value and slopes compute alike.
     return block, change(lax.optimization_barrier(block), a, b)
-
-
-def changed(
-    block: Block, kl: Array, log_mass_p: Array, log_mass_q: Array, mean: Array
-) -> Block:
-    """The tangent of the summary."""
-    zeros = Block(*(jnp.zeros_like(x) for x in block))
-    mass_p, mass_q = block.mass_p * log_mass_p, block.mass_q * log_mass_q
-    return zeros._replace(kl=kl, mass_p=mass_p, mass_q=mass_q, mean=mean)
 
 
 _block.defjvp(_block_jvp, symbolic_zeros=True)
