@@ -119,6 +119,10 @@ def equal_shapes(function: str, **arguments: Array) -> None:
 def same_rows(function: str, **arguments: Array) -> None:
     """Every argument has the shape of the first, but for its last axis."""
     first, *others = arguments
+    if not arguments[first].ndim:
+        raise ValueError(
+            f"{function}: {first} must have at least one axis, found shape ()."
+        )
     wanted = arguments[first].shape[:-1]
     for name in others:
         found = arguments[name].shape

@@ -322,6 +322,12 @@ def test_axis_name_of_the_heads():
     refuses(ValueError, pattern, linear_kl_divergence, A, A.T, A, A.T, axis_name="vocab")
 
 
+def test_stored_teachers_have_an_axis():
+    scalar, index = np.zeros((), np.float32), np.zeros((), np.int32)
+    pattern = "topk_kl_divergence: topk_log_p must have at least one axis, found shape"
+    refuses(ValueError, pattern, topk_kl_divergence, scalar, index, A[0])
+
+
 def test_linear_heads():
     name = "linear_kl_divergence"
     x = [np.zeros(s, np.float32) for s in ((4, 3), (3, 9), (4, 2), (2, 9))]
@@ -348,6 +354,9 @@ def test_linear_heads():
     refused(TypeError, "softcap_q must be a number", softcap_q="5")
     refused(ValueError, "block must be > 0, found 0", block=0)
     refused(TypeError, "block must be an integer, found 1.5", block=1.5)
+    scalar = np.zeros((), np.float32)
+    refused(ValueError, "hidden_p must have at least one axis, found shape", 0, scalar)
+    refused(ValueError, "hidden_q must have the shape of hidden_p", 2, scalar)
     none = [np.zeros(s, np.float32) for s in ((4, 3), (3, 0), (4, 2), (2, 0))]
     pattern = f"{name}: there must be at least one outcome"
     refuses(ValueError, pattern, linear_kl_divergence, *none)
