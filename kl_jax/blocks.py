@@ -339,20 +339,24 @@ def _sums(x: Array, y: Array) -> tuple[Array, Array]:
     return jnp.sum(x, -1, keepdims=True), jnp.sum(y, -1, keepdims=True)
 
 
-def _sums_at_once(x: Array, y: Array) -> tuple[Array, Array]:
+def _sums_in_pairs(x: Array, y: Array) -> tuple[Array, Array]:
     """XLA for GPUs fuses an expression into one reduction, not into two: a complex sum is
     both at once. As two sums the terms are stored, 2 GiB for [2048, 131072].
     """
-
-    def in_pairs(x: Array, y: Array) -> tuple[Array, Array]:
-        both = jnp.sum(lax.complex(x, y), -1, keepdims=True)
-        return both.real, both.imag
-
-    return lax.platform_dependent(x, y, cuda=in_pairs, rocm=in_pairs, default=_sums)
+    both = jnp.sum(lax.complex(x, y), -1, keepdims=True)
+    return both.real, both.imag
 
 
-def _of_whole(a: Array, b: Array, mode: Mode = _mode_by_index) -> Block:
-    return _finish(_passes(a, b, mode(a, b), _sums_at_once))
+def _sums_by_platform(x: Array, y: Array) -> tuple[Array, Array]:
+    return lax.platform_dependent(
+        x, y, cuda=_sums_in_pairs, rocm=_sums_in_pairs, default=_sums
+    )
+
+
+def _of_whole(
+    a: Array, b: Array, mode: Mode = _mode_by_index, sums: Sums = _sums_by_platform
+) -> Block:
+    return _finish(_passes(a, b, mode(a, b), sums))
 
 
 # Outcomes in a tile: 1 MiB of float32, so that the few arrays of a tile stay in a core's

@@ -341,7 +341,12 @@ def test_half_precision_is_computed_in_float32():
         assert all(x.dtype == jnp.float32 for x in mixed)
 
 
-VARIANTS = {"cpu": blocks._in_tiles, "gpu": blocks._in_pairs, "tpu": blocks._plain}
+VARIANTS = {
+    "cpu": blocks._in_tiles,
+    "gpu": functools.partial(blocks._of_whole, sums=blocks._sums_in_pairs),
+    "tpu": blocks._of_whole,
+    "mesh": functools.partial(blocks._of_whole, mode=blocks._mode_by_mask),
+}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -92,14 +92,13 @@ def test_logits_of_0_do_not_hide_the_padding(block):
     np.testing.assert_allclose(found, math.log(78 / 77) - math.log(2) / 77, rtol=1e-6)
 
 
-@pytest.mark.parametrize("cap", [None, 4.0])
-def test_padding_by_a_bias_of_minus_infinity_changes_nothing(cap):
+def test_padding_by_a_bias_of_minus_infinity_changes_nothing():
     x = heads(2, vocab=80, dtype="float32")
     short = [z if z.shape[-1] != 80 else z[..., :77] for z in x]
     for bias in x[4:]:
         bias[77:] = -INF
     f = jax.value_and_grad(mean(fused), tuple(range(6)))
-    kwargs = {"softcap_p": cap, "softcap_q": cap, "block": 16}
+    kwargs = {"softcap_p": 4.0, "softcap_q": 4.0, "block": 16}
     value, gradients = jax.jit(lambda *x: f(*x, **kwargs))(*x)
     expected, wanted = jax.jit(lambda *x: f(*x, **kwargs))(*short)
     np.testing.assert_allclose(value, expected, rtol=5e-7)

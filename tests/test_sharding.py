@@ -92,7 +92,7 @@ def test_values_of_all():
             assert abs(found - expected) <= 4 * np.spacing(expected)
 
 
-@pytest.mark.parametrize("name", ["kl", "jensen_shannon 0.3", "renyi 2"])
+@pytest.mark.parametrize("name", ["kl", "renyi 2"])
 def test_gradients(name):
     f = DIVERGENCES[name]
     a, b = logits()
@@ -233,8 +233,7 @@ def test_rows_and_vocabulary_at_once():
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("spec", [P("rows"), P("rows", "vocab")], ids=str)
-def test_plain_jit(kind, spec):
+def test_plain_jit(kind):
     """No collective moves anything of the size of rows times vocabulary."""
     log_p, index, b, _ = arguments()
     a = b + np.random.default_rng(6).normal(size=b.shape).astype("f4")
@@ -245,7 +244,8 @@ def test_plain_jit(kind, spec):
     grad = jax.value_and_grad(loss, (0, 1, 2))
     on = mesh(2, 4, kind=kind)
     with jax.set_mesh(on):
-        specs = (spec, spec, P(spec[0]), P(spec[0]))
+        spec = P("rows", "vocab")
+        specs = (spec, spec, P("rows"), P("rows"))
         x = [
             jax.device_put(z, NamedSharding(on, s))
             for z, s in zip((a, b, log_p, index), specs, strict=True)
@@ -263,11 +263,10 @@ def test_plain_jit(kind, spec):
         assert relative(found, true) <= 1e-5
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-def test_linear_head_under_plain_jit(kind):
+def test_linear_head_under_plain_jit():
     *_, x = arguments()
     grad = jax.value_and_grad(lambda *x: jnp.mean(linear(*x)), (0, 1, 2, 3))
-    on = mesh(2, 4, kind=kind)
+    on = mesh(2, 4, kind=AxisType.Explicit)
     specs = (P("rows"), P(), P("rows"), P(), P(), P())
     with jax.set_mesh(on):
         there = [
@@ -284,21 +283,18 @@ def test_linear_head_under_plain_jit(kind):
 
 def test_rows_stay_with_the_partitioner_while_the_vocabulary_is_manual():
     a, b = logits(7)
-    for kind in (AxisType.Auto, AxisType.Explicit):
-        on = mesh(2, 4, kind=kind)
-        f = jax.shard_map(
-            functools.partial(kl_divergence, axis_name="vocab"),
-            mesh=on,
-            in_specs=(OUTCOMES,) * 2,
-            out_specs=P(),
-            axis_names={"vocab"},
-        )
-        with jax.set_mesh(on):
-            there = (
-                jax.device_put(x, NamedSharding(on, P("rows", "vocab"))) for x in (a, b)
-            )
-            found = jax.jit(f)(*there)
-        np.testing.assert_allclose(found, kl_divergence(a, b), rtol=1e-6)
+    on = mesh(2, 4, kind=AxisType.Explicit)
+    f = jax.shard_map(
+        functools.partial(kl_divergence, axis_name="vocab"),
+        mesh=on,
+        in_specs=(OUTCOMES,) * 2,
+        out_specs=P(),
+        axis_names={"vocab"},
+    )
+    with jax.set_mesh(on):
+        there = (jax.device_put(x, NamedSharding(on, P("rows", "vocab"))) for x in (a, b))
+        found = jax.jit(f)(*there)
+    np.testing.assert_allclose(found, kl_divergence(a, b), rtol=1e-6)
 
 
 def test_an_axis_of_vmap():
