@@ -56,12 +56,12 @@ def logits(seed=0, outcomes=128):
     return a.astype("float32"), b.astype("float32")
 
 
-def over_vocab(f, sides=2):
+def over_vocab(f):
     """f with the outcomes of its arguments over eight devices."""
     return jax.shard_map(
         functools.partial(f, axis_name="vocab"),
         mesh=mesh(8),
-        in_specs=(OUTCOMES,) * sides,
+        in_specs=(OUTCOMES,) * 2,
         out_specs=P(),
     )
 
@@ -181,10 +181,6 @@ def arguments(seed=5):
     return np.asarray(log_p), np.asarray(index), b, linear
 
 
-def topk(log_p, index, b, axis_name=None):
-    return topk_kl_divergence(log_p, index, b, axis_name=axis_name)
-
-
 def linear(*x, axis_name=None):
     *four, bias_p, bias_q = x
     keywords = {"temperature": 2.0, "softcap_q": 5.0, "block": 24, "axis_name": axis_name}
@@ -200,7 +196,9 @@ def test_rows_and_vocabulary_at_once():
 
     def loss(axes, log_p, index, b, keep, *heads):
         rows, vocab = axes
-        a = mean(masked(topk), axis_name=rows)(log_p, index, b, mask=keep, axis_name=vocab)
+        a = mean(masked(topk_kl_divergence), axis_name=rows)(
+            log_p, index, b, mask=keep, axis_name=vocab
+        )
         c = mean(masked(linear), axis_name=rows)(*heads, mask=keep, axis_name=vocab)
         # The student's logits against those of the teacher next to it.
         d = mean(masked(kl_divergence), axis_name=rows)
