@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from kl_jax import parametric as parametric
 from kl_jax.divergences import jeffreys_divergence as jeffreys_divergence
 from kl_jax.divergences import jensen_shannon_divergence as jensen_shannon_divergence
 from kl_jax.divergences import kl_divergence as kl_divergence
@@ -13,6 +14,7 @@ from kl_jax.divergences import skew_kl_divergence as skew_kl_divergence
 from kl_jax.divergences import tempered as tempered
 from kl_jax.elementwise import generalized_kl as generalized_kl
 from kl_jax.elementwise import rel_entr as rel_entr
+from kl_jax.estimators import kl_estimate as kl_estimate
 from kl_jax.linear import linear_kl_divergence as linear_kl_divergence
 from kl_jax.reductions import Weighted as Weighted
 from kl_jax.reductions import batchmean as batchmean
