@@ -101,6 +101,31 @@ def floats(function: str, **arguments: Any) -> list[Array]:
     return [jax.lax.convert_element_type(array, dtype) for array in arrays]
 
 
+def count(function: str, name: str, value: Any) -> Array:
+    """A number of trials: floating point, or integers, which decide no dtype."""
+    array = _array(function, name, value)
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        return jax.lax.convert_element_type(array, float)
+    return array
+
+
+def parameters(function: str, **arguments: Any) -> list[Array]:
+    """Parameters of equal shape or 0-d, as arrays of one shape and of the result dtype. A
+    Python integer is a number like any other.
+    """
+
+    def number(value: Any) -> Any:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return float(value) if whole else value
+
+    arrays = floats(function, **{k: number(value) for k, value in arguments.items()})
+    named = dict(zip(arguments, arrays, strict=True))
+    of_rows = {name: array for name, array in named.items() if array.ndim}
+    if of_rows:
+        equal_shapes(function, **of_rows)
+    return broadcast(function, **named)
+
+
 def equal_shapes(function: str, **arguments: Array) -> None:
     """Every argument has the shape of the first."""
     first, *others = arguments
@@ -141,6 +166,36 @@ def kernel(function: str, **arguments: Array) -> None:
             f"{function}: {name} must have two axes, the first as long as the last of "
             f"{first}, expected {(hidden.shape[-1], 'any')}, found {weights.shape}."
         )
+
+
+def matrices(function: str, **arguments: Array) -> None:
+    """At least two axes, each of the last two of some length."""
+    for name, array in arguments.items():
+        if array.ndim < 2 or 0 in array.shape[-2:]:
+            raise ValueError(
+                f"{function}: {name} must be matrices along the last two axes, "
+                f"found shape {array.shape}."
+            )
+
+
+def square_matrices(function: str, **arguments: Array) -> None:
+    """Likewise, and the last two of one length."""
+    matrices(function, **arguments)
+    for name, array in arguments.items():
+        if array.shape[-2] != array.shape[-1]:
+            raise ValueError(
+                f"{function}: {name} must be square along the last two axes, "
+                f"found shape {array.shape}."
+            )
+
+
+def shape_or_number(
+    function: str, name: str, array: Array, expected: tuple[int, ...]
+) -> Array:
+    """One argument of a shape that the others fix, to which a 0-d array is broadcast."""
+    if array.ndim:
+        shape(function, name, array, expected)
+    return jnp.broadcast_to(array, expected)
 
 
 def shape(function: str, name: str, array: Array, expected: tuple[int, ...]) -> None:

@@ -1,0 +1,191 @@
+"""Distributions on an interval, a simplex or a circle."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from kl_jax import contracts
+from kl_jax.elementwise import (
+    EXPONENTIAL_NORMALIZER,
+    LOG_BESSEL,
+    STIRLING,
+    bessel_ratio,
+    bregman,
+    excess,
+    generalized_kl_term,
+    itakura_saito,
+    log1p,
+    log_ratio,
+    over,
+    two_prod,
+    two_sum,
+)
+from kl_jax.parametric.domain import (
+    finite,
+    non_negative,
+    open_probability,
+    positive,
+    within,
+)
+
+
+def uniform(
+    low_p: ArrayLike, high_p: ArrayLike, low_q: ArrayLike, high_q: ArrayLike
+) -> Array:
+    """log((high_q - low_q) / (high_p - low_p)), inf unless p's interval is within q's.
+
+    >>> round(uniform(0.0, 1.0, 0.0, 2.0).item(), 4)
+    0.6931
+    """
+    name = "parametric.uniform"
+    low_p, high_p, low_q, high_q = contracts.parameters(
+        name, low_p=low_p, high_p=high_p, low_q=low_q, high_q=high_q
+    )
+    value = log1p(over((low_p - low_q) + (high_q - high_p), high_p - low_p))
+    value = jnp.where((low_q <= low_p) & (high_p <= high_q), value, jnp.inf)
+    return within(value, low_p < high_p, low_q < high_q)
+
+
+def _two_word_sum(x: Array) -> tuple[Array, Array]:
+    """The sum over the last axis, and its rounding error."""
+    size = 1 << (x.shape[-1] - 1).bit_length()
+    high = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])])
+    low = jnp.zeros_like(high)
+    while size > 1:
+        size //= 2
+        high, error = two_sum(high[..., :size], high[..., size:])
+        low = low[..., :size] + low[..., size:] + error
+    return high, low
+
+
+def _dirichlet(a: Array, b: Array) -> Array:
+    """Over the last axis."""
+    (total_a, error_a), (total_b, error_b) = _two_word_sum(a), _two_word_sum(b)
+    # b - a B / A, which is 0 for proportional a and b however different.
+    one, other = two_prod(b, total_a), two_prod(a, total_b)
+    rest = (one[1] - other[1]) + (b * error_a - a * error_b)
+    share = lax.stop_gradient(((one[0] - other[0]) + rest) / total_a)
+    change = (total_b - total_a) + (error_b - error_a)
+    sum_a, sum_b = jnp.sum(a, -1, keepdims=True), jnp.sum(b, -1, keepdims=True)
+    ratio = over(sum_b, sum_a)
+    terms = generalized_kl_term(b, a * ratio, share) + bregman(STIRLING, b, a, b - a)
+    logs = itakura_saito(b, a) / 2
+    # Where one outcome has nearly all, its S and that of the sums nearly cancel: with
+    # 1 + e = (B / A) / (b / a) the second is the first, + S(1 + e, 1) + (b / a - 1) e.
+    first = jnp.argmax(a, -1, keepdims=True)
+    a1, b1, share1, log1 = (jnp.take_along_axis(x, first, -1) for x in (a, b, share, logs))
+    e = over(ratio, over(b1, a1))
+    exact = -share1 / lax.stop_gradient(b1)
+    small = e - lax.stop_gradient(e) + exact
+    close = itakura_saito(e, jnp.ones_like(e), exact) - excess(b1, a1) * small
+    apart = jnp.where(
+        jnp.abs(exact) < 0.5, close / 2, itakura_saito(sum_b, sum_a, change) / 2 - log1
+    )
+    others = jnp.where(
+        lax.broadcasted_iota(first.dtype, a.shape, a.ndim - 1) == first, 0, logs
+    )
+    of_sums = apart + bregman(STIRLING, sum_b, sum_a, change)
+    value = jnp.sum(terms + others, -1) - of_sums[..., 0]
+    return value
+
+
+def dirichlet(concentration_p: ArrayLike, concentration_q: ArrayLike) -> Array:
+    """Over the last axis, of densities proportional to products of x^(concentration - 1).
+
+    log Gamma(A) - log Gamma(B) - sum of (log Gamma(a) - log Gamma(b))
+    + sum of (a - b) (digamma(a) - digamma(A)), with concentrations a of p and b of q, and
+    their sums A and B.
+
+    >>> import jax.numpy as jnp
+    >>> round(dirichlet(jnp.array([1.0, 2.0, 3.0]), 2.0).item(), 4)
+    0.8069
+    """
+    name = "parametric.dirichlet"
+    a, b = contracts.parameters(
+        name, concentration_p=concentration_p, concentration_q=concentration_q
+    )
+    contracts.same_rows(name, concentration_p=a)
+    contracts.some_outcomes(name, a.shape, (a.ndim - 1,))
+    parts = positive(name, concentration_p=a, concentration_q=b)
+    return within(_dirichlet(a, b), jnp.all(parts, -1))
+
+
+def beta(
+    concentration1_p: ArrayLike,
+    concentration0_p: ArrayLike,
+    concentration1_q: ArrayLike,
+    concentration0_q: ArrayLike,
+) -> Array:
+    """That of `dirichlet` with two concentrations.
+
+    >>> round(beta(1.0, 2.0, 2.0, 2.0).item(), 4)
+    0.4014
+    """
+    name = "parametric.beta"
+    a1, a0, b1, b0 = contracts.parameters(
+        name,
+        concentration1_p=concentration1_p,
+        concentration0_p=concentration0_p,
+        concentration1_q=concentration1_q,
+        concentration0_q=concentration0_q,
+    )
+    value = _dirichlet(jnp.stack([a1, a0], -1), jnp.stack([b1, b0], -1))
+    of_p = positive(name, concentration1_p=a1, concentration0_p=a0)
+    return within(value, of_p, positive(name, concentration1_q=b1, concentration0_q=b0))
+
+
+def continuous_bernoulli(probs_p: ArrayLike, probs_q: ArrayLike) -> Array:
+    """Of densities proportional to probs^x (1 - probs)^(1 - x) on [0, 1], 0 < probs < 1.
+
+    >>> round(continuous_bernoulli(0.5, 0.9).item(), 4)
+    0.1936
+
+    Source: Loaiza-Ganem and Cunningham, "The continuous Bernoulli" (2019).
+    """
+    name = "parametric.continuous_bernoulli"
+    p, q = contracts.parameters(name, probs_p=probs_p, probs_q=probs_q)
+    logit_p, logit_q = log_ratio(p, 1 - p), log_ratio(q, 1 - q)
+    # Of probabilities near 1/2 or 1 the logits would lose the digits of their difference.
+    difference = log_ratio(q, p) - log_ratio(1 - q, 1 - p, p - q)
+    value = bregman(EXPONENTIAL_NORMALIZER, logit_q, logit_p, difference)
+    return within(value, open_probability(name, probs_p=p, probs_q=q))
+
+
+def continuous_bernoulli_logits(logits_p: ArrayLike, logits_q: ArrayLike) -> Array:
+    """`continuous_bernoulli` of probs = 1 / (1 + e^-logits), logits finite.
+
+    >>> round(continuous_bernoulli_logits(0.0, 2.0).item(), 4)
+    0.1614
+    """
+    name = "parametric.continuous_bernoulli_logits"
+    p, q = contracts.parameters(name, logits_p=logits_p, logits_q=logits_q)
+    value = bregman(EXPONENTIAL_NORMALIZER, q, p, q - p)
+    return within(value, finite(name, logits_p=p, logits_q=q))
+
+
+def von_mises(
+    loc_p: ArrayLike,
+    concentration_p: ArrayLike,
+    loc_q: ArrayLike,
+    concentration_q: ArrayLike,
+) -> Array:
+    """log(I_0(k_q) / I_0(k_p)) + I_1(k_p) / I_0(k_p) (k_p - k_q cos(loc_p - loc_q)).
+
+    k are the concentrations, 0 or more, and I_0, I_1 modified Bessel functions.
+
+    >>> round(von_mises(0.0, 1.0, 1.0, 2.0).item(), 4)
+    0.5521
+    """
+    name = "parametric.von_mises"
+    loc_p, k_p, loc_q, k_q = contracts.parameters(
+        name,
+        loc_p=loc_p,
+        concentration_p=concentration_p,
+        loc_q=loc_q,
+        concentration_q=concentration_q,
+    )
+    turned = jnp.square(jnp.sin((loc_p - loc_q) / 2))
+    value = bregman(LOG_BESSEL, k_q, k_p, k_q - k_p) + 2 * bessel_ratio(k_p) * k_q * turned
+    return within(value, non_negative(name, concentration_p=k_p, concentration_q=k_q))
