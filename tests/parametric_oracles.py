@@ -1,0 +1,340 @@
+"""Closed forms of the KL divergence in mpmath, as textbooks print them.
+
+M. Gil, F. Alajaji, T. Linder, "Renyi divergence measures for commonly used univariate
+continuous distributions" (2013), table 2: beta, chi2, exponential, gamma, normal, half
+normal, laplace, pareto, uniform, weibull. F. Chyzak, F. Nielsen, "A closed-form formula
+for the Kullback-Leibler divergence between Cauchy distributions" (2019). C. Bauckhage,
+"Computing the Kullback-Leibler divergence between two Weibull distributions" (2013).
+W. Penny, "KL-divergences of normal, gamma, Dirichlet and Wishart densities" (2001).
+The others are E_p[T] (theta_p - theta_q) + A(theta_q) - A(theta_p) of an exponential
+family, or derived in their docstring. test_parametric_oracles.py integrates densities.
+
+Shares no code with kl_jax. Parameters are floats, or arrays of floats, taken exactly.
+"""
+
+import functools
+
+import mpmath as mp
+import numpy as np
+from oracles import DIGITS
+
+# A step of differences: the error of a central one is 1e-80 of the third derivative.
+STEP = mp.mpf(10) ** -40
+
+
+@functools.cache
+def loggamma(x):
+    return mp.loggamma(x)
+
+
+@functools.cache
+def digamma(x):
+    return mp.digamma(x)
+
+
+@functools.cache
+def trigamma(x):
+    return mp.psi(1, x)
+
+
+@functools.cache
+def bessel(order, x):
+    return mp.besseli(order, x)
+
+
+# --- discrete --------------------------------------------------------------------
+
+
+def bernoulli(p, q):
+    return p * mp.log(p / q) + (1 - p) * mp.log((1 - p) / (1 - q))
+
+
+def bernoulli_logits(x, y):
+    """Of probabilities 1 / (1 + e^-x), and 1 / (1 + e^x) of the other outcome."""
+    p, q = ([1 / (1 + mp.exp(s * z)) for s in (-1, 1)] for z in (x, y))
+    return mp.fsum(a * mp.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+def binomial(count_p, p, count_q, q):
+    """Of equal counts: that many Bernoulli trials."""
+    assert count_p == count_q
+    return count_p * bernoulli(p, q)
+
+
+def geometric(p, q):
+    """Failures before a success, of which (1 - p) / p are expected."""
+    return mp.log(p / q) + (1 - p) / p * mp.log((1 - p) / (1 - q))
+
+
+def poisson(p, q):
+    return p * mp.log(p / q) - p + q
+
+
+# --- of location and scale ---------------------------------------------------------
+
+
+def normal(loc_p, scale_p, loc_q, scale_q):
+    square = (scale_p**2 + (loc_p - loc_q) ** 2) / scale_q**2
+    return mp.log(scale_q / scale_p) + square / 2 - mp.mpf(1) / 2
+
+
+def normal_standard(mean, log_variance):
+    return (mean**2 + mp.exp(log_variance) - 1 - log_variance) / 2
+
+
+def half_normal(scale_p, scale_q):
+    return normal(0, scale_p, 0, scale_q)
+
+
+def laplace(loc_p, scale_p, loc_q, scale_q):
+    d = abs(loc_p - loc_q)
+    decay = scale_p / scale_q * mp.exp(-d / scale_p)
+    return mp.log(scale_q / scale_p) + d / scale_q + decay - 1
+
+
+def cauchy(loc_p, scale_p, loc_q, scale_q):
+    square = (scale_p + scale_q) ** 2 + (loc_p - loc_q) ** 2
+    return mp.log(square / (4 * scale_p * scale_q))
+
+
+def gumbel(loc_p, scale_p, loc_q, scale_q):
+    """The log of a density is -log scale - z - e^-z, z = (x - loc) / scale; under p, E z is
+    Euler's constant, and E e^(-t z) = Gamma(1 + t).
+    """
+    ratio, shift = scale_p / scale_q, (loc_p - loc_q) / scale_q
+    moment = mp.exp(loggamma(1 + ratio) - shift)
+    return -mp.log(ratio) + shift + (ratio - 1) * mp.euler + moment - 1
+
+
+def uniform(low_p, high_p, low_q, high_q):
+    return mp.log((high_q - low_q) / (high_p - low_p))
+
+
+# --- positive ----------------------------------------------------------------------
+
+
+def exponential(rate_p, rate_q):
+    return mp.log(rate_p / rate_q) + rate_q / rate_p - 1
+
+
+def gamma(a, rate_p, b, rate_q):
+    return (
+        (a - b) * digamma(a)
+        - loggamma(a)
+        + loggamma(b)
+        + b * mp.log(rate_p / rate_q)
+        + a * (rate_q - rate_p) / rate_p
+    )
+
+
+def chi2(df_p, df_q):
+    half = mp.mpf(1) / 2
+    return gamma(df_p / 2, half, df_q / 2, half)
+
+
+def weibull(scale_p, k, scale_q, m):
+    moment = mp.exp(m * mp.log(scale_p / scale_q) + loggamma(1 + m / k))
+    logs = mp.log(k) - k * mp.log(scale_p) - mp.log(m) + m * mp.log(scale_q)
+    return logs + (k - m) * (mp.log(scale_p) - mp.euler / k) + moment - 1
+
+
+def pareto(scale_p, a, scale_q, b):
+    return b * mp.log(scale_p / scale_q) + mp.log(a / b) + b / a - 1
+
+
+# --- on an interval, a circle, a simplex --------------------------------------------
+
+
+def beta(a, b, c, d):
+    """Concentrations a = concentration1_p and b, of p; c and d, of q."""
+    return (
+        log_beta(c, d)
+        - log_beta(a, b)
+        + (a - c) * digamma(a)
+        + (b - d) * digamma(b)
+        + (c - a + d - b) * digamma(a + b)
+    )
+
+
+def log_beta(a, b):
+    return loggamma(a) + loggamma(b) - loggamma(a + b)
+
+
+def dirichlet(a, b):
+    total_a, total_b = mp.fsum(a), mp.fsum(b)
+    norm = loggamma(total_a) - loggamma(total_b)
+    terms = (
+        loggamma(y) - loggamma(x) + (x - y) * (digamma(x) - digamma(total_a))
+        for x, y in zip(a, b, strict=True)
+    )
+    return norm + mp.fsum(terms)
+
+
+def continuous_bernoulli_logits(x, y):
+    """Exponential family e^(x t) on [0, 1], of log-partition log((e^x - 1) / x)."""
+    if x == 0:
+        log_partition, mean = mp.mpf(0), mp.mpf(1) / 2
+    else:
+        log_partition, mean = mp.log(mp.expm1(x) / x), 1 / -mp.expm1(-x) - 1 / x
+    other = mp.log(mp.expm1(y) / y) if y else mp.mpf(0)
+    return mean * (x - y) + other - log_partition
+
+
+def continuous_bernoulli(p, q):
+    return continuous_bernoulli_logits(mp.log(p / (1 - p)), mp.log(q / (1 - q)))
+
+
+def von_mises(loc_p, k, loc_q, m):
+    mean = bessel(1, k) / bessel(0, k)
+    return mp.log(bessel(0, m) / bessel(0, k)) + mean * (k - m * mp.cos(loc_p - loc_q))
+
+
+# --- multivariate normal -------------------------------------------------------------
+
+
+def gaussian(loc_p, cov_p, loc_q, cov_q):
+    """Of two covariance matrices."""
+    precision, d = cov_q**-1, loc_p - loc_q
+    trace = mp.fsum((precision * cov_p)[i, i] for i in range(cov_p.rows))
+    square = (d.T * precision * d)[0]
+    return (trace + square - cov_p.rows + mp.log(mp.det(cov_q) / mp.det(cov_p))) / 2
+
+
+def of_gaussian(loc_p, cov_p, loc_q, cov_q):
+    """The gradient of `gaussian`, by matrix calculus."""
+    precision_p, precision_q, d = cov_p**-1, cov_q**-1, loc_p - loc_q
+    in_loc = precision_q * d
+    in_cov_p = (precision_q - precision_p) / 2
+    in_cov_q = (precision_q - precision_q * (cov_p + d * d.T) * precision_q) / 2
+    return in_loc, in_cov_p, -in_loc, in_cov_q
+
+
+def lower(factor):
+    return mp.matrix(
+        [
+            [factor[i, j] if j <= i else mp.mpf(0) for j in range(factor.cols)]
+            for i in range(factor.rows)
+        ]
+    )
+
+
+def multivariate_normal(loc_p, tril_p, loc_q, tril_q):
+    """Of the lower triangles alone."""
+    tril_p, tril_q = lower(tril_p), lower(tril_q)
+    return gaussian(loc_p, tril_p * tril_p.T, loc_q, tril_q * tril_q.T)
+
+
+def multivariate_normal_diag(loc_p, scale_p, loc_q, scale_q):
+    return mp.fsum(map(normal, loc_p, scale_p, loc_q, scale_q))
+
+
+def low_rank_multivariate_normal(loc_p, factor_p, diag_p, loc_q, factor_q, diag_q):
+    cov_p = factor_p * factor_p.T + mp.diag(list(diag_p))
+    cov_q = factor_q * factor_q.T + mp.diag(list(diag_q))
+    return gaussian(loc_p, cov_p, loc_q, cov_q)
+
+
+# --- derivatives ---------------------------------------------------------------------
+
+
+def of_multivariate_normal(loc_p, tril_p, loc_q, tril_q):
+    tril_p, tril_q = lower(tril_p), lower(tril_q)
+    in_loc, in_cov_p, in_loc_q, in_cov_q = of_gaussian(
+        loc_p, tril_p * tril_p.T, loc_q, tril_q * tril_q.T
+    )
+    return in_loc, lower(2 * in_cov_p * tril_p), in_loc_q, lower(2 * in_cov_q * tril_q)
+
+
+def of_low_rank_multivariate_normal(loc_p, factor_p, diag_p, loc_q, factor_q, diag_q):
+    in_loc, in_cov_p, in_loc_q, in_cov_q = of_gaussian(
+        loc_p,
+        factor_p * factor_p.T + mp.diag(list(diag_p)),
+        loc_q,
+        factor_q * factor_q.T + mp.diag(list(diag_q)),
+    )
+    diagonal = lambda m: [m[i, i] for i in range(m.rows)]
+    return (
+        *(in_loc, 2 * in_cov_p * factor_p, diagonal(in_cov_p)),
+        *(in_loc_q, 2 * in_cov_q * factor_q, diagonal(in_cov_q)),
+    )
+
+
+def of_multivariate_normal_diag(loc_p, scale_p, loc_q, scale_q):
+    rows = zip(loc_p, scale_p, loc_q, scale_q, strict=True)
+    return tuple(zip(*(differences(normal, row) for row in rows), strict=True))
+
+
+def of_dirichlet(a, b):
+    total_a, total_b = mp.fsum(a), mp.fsum(b)
+    shared = (total_a - total_b) * trigamma(total_a)
+    in_a = [(x - y) * trigamma(x) - shared for x, y in zip(a, b, strict=True)]
+    shared = digamma(total_a) - digamma(total_b)
+    in_b = [digamma(y) - digamma(x) + shared for x, y in zip(a, b, strict=True)]
+    return in_a, in_b
+
+
+GRADIENT = {
+    "multivariate_normal": of_multivariate_normal,
+    "multivariate_normal_diag": of_multivariate_normal_diag,
+    "low_rank_multivariate_normal": of_low_rank_multivariate_normal,
+    "dirichlet": of_dirichlet,
+}
+
+
+def differences(function, point):
+    """Central ones, in every coordinate of a list of mpmath numbers."""
+    slopes = []
+    for i in range(len(point)):
+        up, down = ([*point[:i], point[i] + s, *point[i + 1 :]] for s in (STEP, -STEP))
+        slopes.append((function(*up) - function(*down)) / (2 * STEP))
+    return slopes
+
+
+# --- by name --------------------------------------------------------------------------
+
+
+# Under another name the same function.
+SAME = {"log_normal": normal, "inverse_gamma": gamma}
+
+
+def formula(name):
+    return SAME.get(name) or globals()[name]
+
+
+def exact(parameter):
+    """A number, a vector (n by 1) or a matrix, of mpmath."""
+    array = np.asarray(parameter, np.float64)
+    return mp.matrix(array.tolist()) if array.ndim else mp.mpf(float(array))
+
+
+def kl(name, parameters):
+    with mp.workdps(DIGITS):
+        return formula(name)(*map(exact, parameters))
+
+
+def gradient(name, parameters):
+    """A flat list for every parameter, None for a count. At an end of a support the
+    derivative of the formula, which is the one from inside.
+    """
+    with mp.workdps(DIGITS):
+        point = [exact(x) for x in parameters]
+        if name in GRADIENT:
+            return [list(slopes) for slopes in GRADIENT[name](*point)]
+        if name == "binomial":
+            count, p, _, q = point
+            in_p, in_q = differences(lambda p, q: binomial(count, p, count, q), [p, q])
+            return [None, [in_p], None, [in_q]]
+        return [[slope] for slope in differences(formula(name), point)]
+
+
+def fisher(name, parameters):
+    """The second derivatives in the parameters of q, at q = p = `parameters`: a matrix."""
+    with mp.workdps(DIGITS):
+        p = [exact(x) for x in parameters]
+        function = lambda *q: formula(name)(*p, *q)
+        rows = []
+        for i in range(len(p)):
+            up, down = ([*p[:i], p[i] + s, *p[i + 1 :]] for s in (STEP, -STEP))
+            pairs = zip(differences(function, up), differences(function, down), strict=True)
+            rows.append([(x - y) / (2 * STEP) for x, y in pairs])
+        return rows

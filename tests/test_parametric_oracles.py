@@ -1,0 +1,271 @@
+"""The closed forms of parametric_oracles.py against integrals, sums and differences.
+
+Densities below are without their normaliser, which is integrated too.
+"""
+
+import math
+
+import mpmath as mp
+import numpy as np
+import parametric_grid
+import parametric_oracles as oracles
+import pytest
+
+DIGITS = 30
+
+# name: (support, log of the density but for a constant)
+CONTINUOUS = {
+    "normal": ((-mp.inf, 0, mp.inf), lambda x, m, s: -(((x - m) / s) ** 2) / 2),
+    "log_normal": (
+        (0, 1, mp.inf),
+        lambda x, m, s: -(((mp.log(x) - m) / s) ** 2) / 2 - mp.log(x),
+    ),
+    "half_normal": ((0, mp.inf), lambda x, s: -((x / s) ** 2) / 2),
+    "laplace": ((-mp.inf, 0, 0.25, 1, mp.inf), lambda x, m, s: -abs(x - m) / s),
+    "cauchy": ((-mp.inf, 0, mp.inf), lambda x, m, s: -mp.log(1 + ((x - m) / s) ** 2)),
+    "gumbel": (
+        (-8, -3, 0, 3, 20, 120),  # e^-e^-x has 5000 digits below
+        lambda x, m, s: -(x - m) / s - mp.exp(-(x - m) / s),
+    ),
+    "exponential": ((0, mp.inf), lambda x, r: -r * x),
+    "gamma": ((0, 1, mp.inf), lambda x, a, r: (a - 1) * mp.log(x) - r * x),
+    "inverse_gamma": ((0, 1, mp.inf), lambda x, a, r: -(a + 1) * mp.log(x) - r / x),
+    "chi2": ((0, 1, mp.inf), lambda x, k: (k / 2 - 1) * mp.log(x) - x / 2),
+    "weibull": ((0, 1, mp.inf), lambda x, s, k: (k - 1) * mp.log(x) - (x / s) ** k),
+    "continuous_bernoulli": (
+        (0, 1),
+        lambda x, p: x * mp.log(p) + (1 - x) * mp.log(1 - p),
+    ),
+    "continuous_bernoulli_logits": ((0, 1), lambda x, t: x * t),
+}
+
+POINTS = {
+    "normal": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 1.125, 0.5)),
+    "log_normal": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 1.125, 0.5)),
+    "half_normal": ((1.5, 0.75), (0.5, 2.0)),
+    "laplace": ((0.25, 1.5, 1.0, 0.75), (1.0, 0.5, 0.0, 2.0)),
+    "cauchy": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 3.0, 2.0)),
+    "gumbel": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 0.0, 1.25)),
+    "exponential": ((1.5, 0.75), (0.5, 2.0)),
+    "gamma": ((2.5, 1.5, 0.75, 0.5), (1.25, 3.0, 4.0, 2.0)),
+    "inverse_gamma": ((2.5, 1.5, 1.75, 0.5), (1.25, 3.0, 4.0, 2.0)),
+    "chi2": ((3.0, 5.5), (7.0, 1.5)),
+    "weibull": ((2.0, 1.5, 1.0, 0.75), (0.5, 2.0, 1.5, 2.5)),
+    "continuous_bernoulli": ((0.25, 0.875), (0.5, 0.125), (0.75, 0.5)),
+    "continuous_bernoulli_logits": ((2.0, -3.0), (0.0, 1.5), (-0.5, 0.0)),
+}
+
+
+def close(found, true, relative=1e-15):
+    assert true != 0
+    assert abs(found - true) <= relative * abs(true), (found, true)
+
+
+def integrated(log_density, support, p, q):
+    p, q = ([mp.mpf(x) for x in y] for y in (p, q))
+    mass = lambda y: mp.quad(lambda x: mp.exp(log_density(x, *y)), support)
+    mass_p, mass_q = mass(p), mass(q)
+
+    def term(x):
+        log_p = log_density(x, *p)
+        return mp.exp(log_p) * (log_p - log_density(x, *q))
+
+    return mp.quad(term, support) / mass_p + mp.log(mass_q / mass_p)
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_against_an_integral(name):
+    support, log_density = CONTINUOUS[name]
+    for parameters in POINTS[name]:
+        half = len(parameters) // 2
+        with mp.workdps(DIGITS):
+            found = integrated(log_density, support, parameters[:half], parameters[half:])
+            close(oracles.kl(name, parameters), found)
+
+
+def test_against_an_integral_over_the_support_of_p():
+    with mp.workdps(DIGITS):
+        for m, a, n, b in ((2.0, 1.5, 1.25, 3.0), (1.0, 4.0, 1.0, 2.5)):
+            log_p = lambda x, a=a, m=m: mp.log(a) + a * mp.log(m) - (a + 1) * mp.log(x)
+            log_q = lambda x, b=b, n=n: mp.log(b) + b * mp.log(n) - (b + 1) * mp.log(x)
+            # x = m e^t
+            term = lambda t, p=log_p, q=log_q, m=m: (
+                mp.exp(p(m * mp.exp(t)) + t) * m * (p(m * mp.exp(t)) - q(m * mp.exp(t)))
+            )
+            found = mp.quad(term, (0, 1, mp.inf))
+            close(oracles.kl("pareto", (m, a, n, b)), found)
+        for low, high, below, above in ((0.25, 0.75, -1.0, 1.0), (2.0, 3.0, 2.0, 3.5)):
+            ratio = mp.log(mp.mpf(above - below) / mp.mpf(high - low))
+            found = mp.quad(lambda _, r=ratio, w=high - low: r / w, (low, high))
+            close(oracles.kl("uniform", (low, high, below, above)), found)
+
+
+def marginal(a, b, c, d):
+    """KL of two beta distributions by integrals; log x and log(1 - x) on halves."""
+
+    def integral(f):
+        return mp.quad(lambda x: f(mp.log(x), mp.log1p(-x)), (0, 0.5)) + mp.quad(
+            lambda x: f(mp.log1p(-x), mp.log(x)), (0, 0.5)
+        )
+
+    density = lambda s, t, a, b: mp.exp((a - 1) * s + (b - 1) * t)
+    mass_p = integral(lambda s, t: density(s, t, a, b))
+    mass_q = integral(lambda s, t: density(s, t, c, d))
+    term = lambda s, t: density(s, t, a, b) * ((a - c) * s + (b - d) * t)
+    return integral(term) / mass_p + mp.log(mass_q / mass_p)
+
+
+BETA = ((2.5, 1.5, 0.75, 3.0), (0.5, 4.0, 1.0, 1.25))
+
+
+def test_beta_and_dirichlet_against_integrals():
+    with mp.workdps(DIGITS):
+        for row in BETA:
+            found = marginal(*row)
+            close(oracles.kl("beta", row), found)
+            close(oracles.kl("dirichlet", (row[:2], row[2:])), found)
+        # The first entry is beta, and so is the second's part of the remainder.
+        a, b = (1.5, 0.75, 2.0), (0.5, 1.25, 3.0)
+        found = marginal(a[0], a[1] + a[2], b[0], b[1] + b[2]) + marginal(
+            a[1], a[2], b[1], b[2]
+        )
+        close(oracles.kl("dirichlet", (a, b)), found)
+
+
+# The logarithm of a mass function but for a constant, and how many terms count.
+DISCRETE = {
+    "bernoulli": (lambda k, p: mp.log(p if k else 1 - p), ((0.25, 0.875), (0.5, 0.125)), 2),
+    "bernoulli_logits": (lambda k, t: k * t, ((2.0, -3.0), (0.0, 1.5)), 2),
+    "geometric": (lambda k, p: k * mp.log(1 - p), ((0.25, 0.875), (0.5, 0.125)), 700),
+    "poisson": (
+        lambda k, r: k * mp.log(r) - mp.loggamma(k + 1),
+        ((2.5, 1.5), (0.75, 10.0)),
+        150,
+    ),
+}
+
+
+def summed(log_mass, p, q, terms):
+    logs = [[log_mass(k, *x) for k in range(terms)] for x in (p, q)]
+    mass_p, mass_q = (mp.fsum(map(mp.exp, x)) for x in logs)
+    moment = mp.fsum(mp.exp(x) * (x - y) for x, y in zip(*logs, strict=True))
+    return moment / mass_p + mp.log(mass_q / mass_p)
+
+
+@pytest.mark.parametrize("name", DISCRETE)
+def test_against_a_sum(name):
+    log_mass, points, terms = DISCRETE[name]
+    for p, q in points:
+        with mp.workdps(DIGITS):
+            found = summed(log_mass, [mp.mpf(p)], [mp.mpf(q)], terms)
+            close(oracles.kl(name, (p, q)), found)
+
+
+def test_binomial_against_a_sum():
+    n = 12
+    log_mass = lambda k, p: mp.log(math.comb(n, k) * p**k * (1 - p) ** (n - k))
+    for p, q in ((0.25, 0.875), (0.5, 0.375)):
+        with mp.workdps(DIGITS):
+            found = summed(log_mass, [mp.mpf(p)], [mp.mpf(q)], n + 1)
+            close(oracles.kl("binomial", (n, p, n, q)), found)
+
+
+def test_von_mises_against_a_sum_over_the_circle():
+    """Equal steps integrate a smooth periodic function to all digits."""
+    log_density = lambda i, loc, k: k * mp.cos(i * mp.pi / 60 - loc)
+    for p, q in (((0.5, 2.0), (-1.0, 3.5)), ((3.0, 0.25), (1.0, 8.0))):
+        with mp.workdps(DIGITS):
+            found = summed(log_density, p, q, 120)
+            close(oracles.kl("von_mises", (*p, *q)), found)
+
+
+def test_normal_standard():
+    for mean, log_variance in ((0.5, -1.0), (-2.0, 0.75)):
+        with mp.workdps(DIGITS):
+            scale = mp.exp(mp.mpf(log_variance) / 2)
+            support, log_density = CONTINUOUS["normal"]
+            found = integrated(log_density, support, (mean, scale), (0, 1))
+            close(oracles.kl("normal_standard", (mean, log_variance)), found)
+
+
+def whitened(loc_p, root_p, loc_q, cov_q):
+    """Sum over a grid of z, x = loc_p + root_p z: all digits, as terms decay as e^-z^2."""
+    size, step, reach = root_p.rows, mp.mpf(3) / 5, 16
+    precision, det_q = cov_q**-1, mp.det(cov_q)
+    det_p = mp.det(root_p) ** 2
+    weights = [mp.exp(-((k * step) ** 2) / 2) for k in range(-reach, reach + 1)]
+    total = mp.fsum(weights)
+    terms = []
+    for index in np.ndindex(*[2 * reach + 1] * size):
+        z = mp.matrix([(k - reach) * step for k in index])
+        x = loc_p + root_p * z - loc_q
+        log_p = -(mp.log(det_p) + mp.fsum(v * v for v in z)) / 2
+        log_q = -(mp.log(det_q) + (x.T * precision * x)[0]) / 2
+        terms.append(mp.fprod(weights[k] / total for k in index) * (log_p - log_q))
+    return mp.fsum(terms)
+
+
+def test_multivariate_normals_against_a_sum_over_a_grid():
+    loc_p, loc_q = [0.5, -1.0], [1.0, 0.25]
+    root_p, root_q = [[1.5, 0.0], [0.5, 0.75]], [[1.0, 0.0], [-0.75, 2.0]]
+    with mp.workdps(DIGITS):
+        p, q = mp.matrix(root_p), mp.matrix(root_q)
+        found = whitened(mp.matrix(loc_p), p, mp.matrix(loc_q), q * q.T)
+        true = oracles.kl("multivariate_normal", (loc_p, root_p, loc_q, root_q))
+        close(true, found)
+        p, q = mp.diag([1.5, 0.75]), mp.diag([1.0, 2.0])
+        found = whitened(mp.matrix(loc_p), p, mp.matrix(loc_q), q * q)
+        diagonal = (loc_p, [1.5, 0.75], loc_q, [1.0, 2.0])
+        close(oracles.kl("multivariate_normal_diag", diagonal), found)
+        w, v = mp.matrix([[1.5], [-0.5]]), mp.matrix([[0.25], [1.0]])
+        root = mp.cholesky(w * w.T + mp.diag([0.5, 2.0]))
+        cov_q = v * v.T + mp.diag([1.5, 0.25])
+        found = whitened(mp.matrix(loc_p), root, mp.matrix(loc_q), cov_q)
+        low_rank = [[1.5], [-0.5]], [0.5, 2.0], loc_q, [[0.25], [1.0]], [1.5, 0.25]
+        close(oracles.kl("low_rank_multivariate_normal", (loc_p, *low_rank)), found)
+
+
+@pytest.mark.parametrize("name", oracles.GRADIENT)
+def test_gradients_in_vectors_and_matrices_against_differences(name):
+    rows = parametric_grid.grid(name, "float64", np.random.default_rng(1))
+    seen = set()
+    for kind, parameters in rows:
+        shapes = tuple(x.shape for x in parameters)
+        if shapes in seen or kind == "equal" or shapes[0][0] > 3:
+            continue
+        seen.add(shapes)
+
+        def value(*flat, shapes=shapes):
+            remaining, arrays = iter(flat), []
+            for rows, *columns in shapes:
+                width = math.prod(columns)
+                table = [[next(remaining) for _ in range(width)] for _ in range(rows)]
+                arrays.append(mp.matrix(table))
+            return oracles.formula(name)(*arrays)
+
+        with mp.workdps(oracles.DIGITS):
+            flat = [mp.mpf(x) for v in parameters for x in v.ravel().tolist()]
+            true = oracles.differences(value, flat)
+            found = [x for v in oracles.gradient(name, parameters) for x in v]
+            largest = max(map(abs, true))
+            for x, y in zip(found, true, strict=True):
+                assert abs(x - y) <= 1e-30 * largest, (kind, x, y)
+    assert len(seen) >= 2
+
+
+def test_fisher_information_against_textbooks():
+    for name, parameters, expected in (
+        ("normal", (0.5, 2.0), ((0.25, 0), (0, 0.5))),
+        ("poisson", (4.0,), ((0.25,),)),
+        ("bernoulli", (0.5,), ((4,),)),
+        ("laplace", (0.5, 2.0), ((0.25, 0), (0, 0.25))),
+        ("cauchy", (0.5, 2.0), ((0.125, 0), (0, 0.125))),
+    ):
+        with mp.workdps(DIGITS):
+            expected = mp.matrix([[mp.mpf(x) for x in row] for row in expected])
+            found = mp.matrix(oracles.fisher(name, parameters))
+            assert mp.mnorm(found - expected) <= 1e-25
+    with mp.workdps(DIGITS):
+        found = mp.matrix(oracles.fisher("gamma", (2.5, 0.5)))
+        expected = mp.matrix([[mp.psi(1, 2.5), -2], [-2, 10]])
+        assert mp.mnorm(found - expected) <= 1e-25
