@@ -65,7 +65,7 @@ def _dirichlet(a: Array, b: Array) -> Array:
     (total_a, error_a), (total_b, error_b) = _two_word_sum(a), _two_word_sum(b)
     # b - a B / A, which is 0 for proportional a and b however different.
     one, other = two_prod(b, total_a), two_prod(a, total_b)
-    rest = (one[1] - other[1]) + (b * error_a - a * error_b)
+    rest = (one[1] - other[1]) + ((b - a) * error_a + a * (error_a - error_b))
     share = lax.stop_gradient(((one[0] - other[0]) + rest) / total_a)
     change = (total_b - total_a) + (error_b - error_a)
     sum_a, sum_b = jnp.sum(a, -1, keepdims=True), jnp.sum(b, -1, keepdims=True)
