@@ -191,7 +191,8 @@ class _Close(NamedTuple):
     """The parts of the close forms, of p and q scaled by a power of two.
 
     The scale moves p and q away from both ends of the range: p + q would overflow at
-    3e38, and p - q is flushed to 0 next to the smallest normal number.
+    3e38, and p - q is flushed to 0 next to the smallest normal number; so is the square of
+    a p - q that was given, in units of p = 1.
     """
 
     scale: Array
@@ -205,7 +206,9 @@ class _Close(NamedTuple):
 
 
 def _close_parts(p: Array, q: Array, difference: Array | None = None) -> _Close:
-    scale = jnp.where(p < 1, jnp.asarray(2.0**60, p.dtype), jnp.asarray(2.0**-60, p.dtype))
+    scale = jnp.where(
+        p < 2.0**30, jnp.asarray(2.0**60, p.dtype), jnp.asarray(2.0**-60, p.dtype)
+    )
     p, q = p * scale, q * scale
     if difference is None:
         change = two_sum(p, -q)

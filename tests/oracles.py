@@ -51,6 +51,66 @@ def log_mixture(x, weight):
         return mp.log(weight + (1 - mp.mpf(weight)) * mp.exp(mp.mpf(x)))
 
 
+def itakura_saito(p, q):
+    with mp.workdps(DIGITS):
+        p, q = mp.mpf(float(p)), mp.mpf(float(q))
+        return p / q - 1 - mp.log(p / q)
+
+
+def bessel_ratio(x):
+    return mp.besseli(1, x) / mp.besseli(0, x)
+
+
+def bessel_curvature(x):
+    return 1 - bessel_ratio(x) / x - bessel_ratio(x) ** 2
+
+
+# A function and its first three derivatives, of mpmath numbers.
+CONVEX = {
+    "log_gamma": (
+        mp.loggamma,
+        mp.digamma,
+        lambda x: mp.polygamma(1, x),
+        lambda x: mp.polygamma(2, x),
+    ),
+    "stirling": (
+        lambda x: mp.loggamma(x) - (x - mp.mpf(1) / 2) * mp.log(x) + x,
+        lambda x: mp.digamma(x) - mp.log(x) + 1 / (2 * x),
+        lambda x: mp.polygamma(1, x) - 1 / x - 1 / (2 * x**2),
+        lambda x: mp.polygamma(2, x) + 1 / x**2 + 1 / x**3,
+    ),
+    "log_bessel": (
+        lambda x: mp.log(mp.besseli(0, x)),
+        bessel_ratio,
+        bessel_curvature,
+        lambda x: (
+            bessel_ratio(x) / x**2 - (1 / x + 2 * bessel_ratio(x)) * bessel_curvature(x)
+        ),
+    ),
+    "exponential_normalizer": (
+        lambda x: mp.log(mp.expm1(x) / x),
+        lambda x: 1 / -mp.expm1(-x) - 1 / x,
+        lambda x: 1 / x**2 - 1 / (4 * mp.sinh(x / 2) ** 2),
+        lambda x: -2 / x**3 + mp.cosh(x / 2) / (4 * mp.sinh(x / 2) ** 3),
+    ),
+    "softplus": (
+        lambda x: mp.log1p(mp.exp(x)),
+        lambda x: 1 / (1 + mp.exp(-x)),
+        lambda x: 1 / (2 * mp.cosh(x / 2)) ** 2,
+        lambda x: -mp.sinh(x / 2) / (4 * mp.cosh(x / 2) ** 3),
+    ),
+}
+
+
+def bregman(name, x, y):
+    """Of x and y, the divergence and its derivatives in x and in y."""
+    f, slope, curvature, _ = CONVEX[name]
+    with mp.workdps(DIGITS):
+        x, y = mp.mpf(float(x)), mp.mpf(float(y))
+        value = f(x) - f(y) - slope(y) * (x - y)
+        return value, slope(x) - slope(y), -curvature(y) * (x - y)
+
+
 def slopes(name, x, weight=None):
     """The first three derivatives of one of the five functions above."""
     with mp.workdps(DIGITS):
