@@ -1,0 +1,374 @@
+"""Closed forms against mpmath on the grid of parametric_grid.py: values, derivatives."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import parametric_grid
+import parametric_oracles
+import pytest
+from oracles import DIGITS
+
+from kl_jax import parametric
+
+INF, NAN = np.inf, np.nan
+NAMES = parametric_grid.NAMES
+PARAMETERS = parametric_grid.PARAMETERS
+SCALAR = [name for name in NAMES if "vector" not in PARAMETERS[name]]
+
+# The largest relative error of a value, and of a derivative relative to the largest one.
+START = {"float32": 1e-5, "float64": 1e-13}
+START_OF_GRADIENT = {"float32": 1e-4, "float64": 1e-12}
+BOUND = dict.fromkeys(NAMES, START)
+GRADIENT_BOUND = dict.fromkeys(NAMES, START_OF_GRADIENT)
+
+# Nothing is promised of smaller numbers: they may be flushed to 0.
+TINY = {dtype: float(np.finfo(dtype).smallest_normal) for dtype in START}
+
+# Rows of one call. All calls for numbers are of this size: one program for each function.
+ROWS = 160
+
+
+def parameters_of(name):
+    """The positions of the floats to differentiate in."""
+    kinds = PARAMETERS[name]
+    n = 2 if name == "normal_standard" else 2 * len(kinds)
+    return tuple(i for i in range(n) if not kinds or kinds[i % len(kinds)] != "count")
+
+
+@functools.cache
+def program(name):
+    """Values, and gradients of their sum: row by row, as each has its own parameters."""
+    function, argnums = getattr(parametric, name), parameters_of(name)
+
+    @jax.jit
+    def both(*arguments):
+        total = lambda *x: function(*x).sum()
+        return function(*arguments), jax.grad(total, argnums)(*arguments)
+
+    return both
+
+
+def evaluate(name, rows, dtype):
+    """[value, a flat list of derivatives in each parameter] of each row of parameters."""
+    found, groups = [None] * len(rows), {}
+    for i, row in enumerate(rows):
+        groups.setdefault(tuple(np.shape(x) for x in row), []).append(i)
+    for shapes, members in groups.items():
+        size = ROWS if not any(shapes) else len(members)
+        assert len(members) <= size, f"ROWS < {len(members)}"
+        padded = members + [members[-1]] * (size - len(members))
+        columns = zip(*(rows[i] for i in padded), strict=True)
+        stacked = [jnp.asarray(np.asarray(column, dtype)) for column in columns]
+        values, slopes = program(name)(*stacked)
+        assert values.shape == (size,)
+        assert values.dtype == dtype
+        assert all(g.dtype == dtype for g in slopes)
+        values, slopes = (
+            np.asarray(values),
+            [np.asarray(g).reshape(size, -1) for g in slopes],
+        )
+        for k, i in enumerate(members):
+            found[i] = float(values[k]), [g[k].tolist() for g in slopes]
+    return found
+
+
+def text(parameters):
+    return f"({', '.join(str(x).replace(chr(10), '') for x in parameters)})"
+
+
+def halves(name, parameters):
+    if name == "normal_standard":
+        return parameters, (0, 0)
+    half = len(parameters) // 2
+    return parameters[:half], parameters[half:]
+
+
+def equal(name, parameters):
+    pairs = zip(*halves(name, parameters), strict=True)
+    return all(np.array_equal(x, y) for x, y in pairs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_grid(name, dtype):
+    """Values and gradients; none negative, 0 where p = q. The worst of each is shown."""
+    grid = parametric_grid.grid(name, dtype, np.random.default_rng(0))
+    found = evaluate(name, [parameters for _, parameters in grid], dtype)
+    wrong, worst, steepest = [], (0.0, ""), (0.0, "")
+    for (kind, parameters), (value, slopes) in zip(grid, found, strict=True):
+        where = f"{kind}: {text(parameters)}"
+        if equal(name, parameters):
+            if value != 0:
+                wrong.append(f"not 0 but {value}, {where}")
+        elif not value >= 0:
+            wrong.append(f"{value}, {where}")
+        else:
+            error = relative_error(name, parameters, value, dtype)
+            worst = max(worst, (error, f"{value}, {where}"))
+        if not np.isfinite(np.concatenate(slopes)).all():
+            wrong.append(f"gradient {slopes}, {where}")
+            continue
+        error = gradient_error(name, parameters, slopes, dtype)
+        steepest = max(steepest, (error, f"{slopes}, {where}"))
+    summary = [
+        f"value off by {worst[0]:.2g}: {worst[1]}",
+        f"gradient off by {steepest[0]:.2g}: {steepest[1]}",
+        f"{len(wrong)} signs or not finite",
+        *wrong[:5],
+    ]
+    assert not wrong, "\n".join(summary)
+    assert worst[0] <= BOUND[name][dtype], "\n".join(summary)
+    assert steepest[0] <= GRADIENT_BOUND[name][dtype], "\n".join(summary)
+
+
+def relative_error(name, parameters, value, dtype):
+    """Relative to the true value, or to the smallest normal number."""
+    true = parametric_oracles.kl(name, parameters)
+    with mp.workdps(DIGITS):
+        assert 0 < true < float(np.finfo(dtype).max), (name, parameters, true)
+        return float(abs(mp.mpf(value) - true) / max(true, TINY[dtype]))
+
+
+def gradient_error(name, parameters, slopes, dtype):
+    """The largest, in natural units, relative to the largest derivative.
+
+    Where p = q all vanish, but those of a moving support: relative to 1.
+    """
+    true = [x for x in parametric_oracles.gradient(name, parameters) if x is not None]
+    units = parametric_grid.units(name, parameters)
+    units = [units[i] for i in parameters_of(name)]
+    with mp.workdps(DIGITS):
+        errors, sizes = [], [mp.mpf(TINY[dtype])]
+        for slope, exact, unit in zip(slopes, true, units, strict=True):
+            unit = np.broadcast_to(unit, len(slope)).tolist()
+            for x, y, u in zip(slope, exact, unit, strict=True):
+                errors.append(abs(mp.mpf(x) - y) * u)
+                sizes.append(abs(y) * u)
+        if equal(name, parameters) and name not in parametric_grid.OF_ITS_SUPPORT:
+            return float(max(errors))
+        return float(max(errors) / max(sizes))
+
+
+# --- second derivatives ----------------------------------------------------------------
+
+CURVED = [
+    name
+    for name in SCALAR
+    if name not in ("normal_standard", *parametric_grid.OF_ITS_SUPPORT)
+]
+
+
+def at_equality(name, dtype):
+    """Everyday parameters of one distribution, and where series and tails are."""
+    rng = np.random.default_rng(3)
+    rows = [parametric_grid.draw(name, rng) for _ in range(8)]
+    if name.startswith("continuous_bernoulli"):
+        rows += [(0.5,)] if name == "continuous_bernoulli" else [(0.0,), (1e-3,)]
+    return [parametric_grid.cast(row, dtype) for row in rows]
+
+
+@pytest.mark.parametrize("name", CURVED)
+def test_second_derivatives_where_p_is_q_are_the_fisher_information(name, dtype):
+    rows = at_equality(name, dtype)
+    p = [jnp.asarray(np.asarray(column, dtype)) for column in zip(*rows, strict=True)]
+    positions = parameters_of(name)
+    function = getattr(parametric, name)
+    hessian = jax.jit(jax.vmap(jax.hessian(function, positions)))(*p, *p)
+    found = np.stack([np.stack(blocks, -1) for blocks in hessian], -2)
+    assert np.isfinite(found).all()
+    n = len(positions) // 2
+    for k, row in enumerate(rows):
+        true = fisher(name, row)
+        unit = [float(parametric_grid.units(name, (*row, *row))[i]) for i in positions[:n]]
+        scaled = np.outer(unit, unit)
+        close = START_OF_GRADIENT[dtype] * np.abs(true * scaled).max()
+        blocks = found[k].reshape(2, n, 2, n)
+        for i, j, sign in ((0, 0, 1), (1, 1, 1), (0, 1, -1), (1, 0, -1)):
+            error = np.abs(blocks[i, :, j] - sign * true) * scaled
+            assert error.max() <= close, (row, i, j, blocks[i, :, j], sign * true)
+
+
+def fisher(name, row):
+    if name == "binomial":
+        count, p = row
+        return float(count) * np.array(parametric_oracles.fisher("bernoulli", [p]), float)
+    return np.array(parametric_oracles.fisher(name, row), float)
+
+
+def test_second_derivatives_of_dirichlet_where_p_is_q(dtype):
+    """The Fisher information: trigamma on the diagonal, less that of the total."""
+    a = np.array([[0.5, 2.0, 7.0], [3.0, 3.0, 3.0]], dtype)
+    hessian = jax.jit(jax.vmap(jax.hessian(parametric.dirichlet, (0, 1))))(a, a)
+    for k, row in enumerate(a):
+        with mp.workdps(DIGITS):
+            x = [mp.mpf(float(v)) for v in row]
+            total = float(mp.psi(1, mp.fsum(x)))
+            true = np.diag([float(mp.psi(1, v)) for v in x]) - total
+        for i, j in np.ndindex(2, 2):
+            expected = true if i == j else -true
+            close = START_OF_GRADIENT[dtype] * np.abs(true).max()
+            np.testing.assert_allclose(hessian[i][j][k], expected, rtol=0, atol=close)
+
+
+def test_second_derivatives_of_normal_standard(dtype):
+    """1 in the mean, e^log_variance / 2 in the other."""
+    x = np.array([0.0, 1.5, -2.0], dtype)
+    y = np.array([0.0, -3.0, 1.0], dtype)
+    hessian = jax.hessian(parametric.normal_standard, (0, 1))
+    (mm, mv), (vm, vv) = jax.jit(jax.vmap(hessian))(x, y)
+    np.testing.assert_array_equal(mm, 1)
+    np.testing.assert_array_equal(mv, 0)
+    np.testing.assert_array_equal(vm, 0)
+    np.testing.assert_allclose(vv, np.exp(y) / 2, rtol=START[dtype])
+
+
+# --- transformations ---------------------------------------------------------------------
+
+
+def small_batch(name):
+    rng = np.random.default_rng(5)
+    grid = parametric_grid.grid(name, "float32", rng)
+    rows = [x for kind, x in grid if kind.startswith("everyday")]
+    rows = [x for x in rows if np.shape(x[0]) == np.shape(rows[0][0])][:4]
+    return [jnp.asarray(np.stack(column)) for column in zip(*rows, strict=True)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batches_rows_and_both_modes_agree(name):
+    function, argnums = getattr(parametric, name), parameters_of(name)
+    arguments = small_batch(name)
+    rng = np.random.default_rng(6)
+    tangents = [jnp.asarray(rng.normal(size=x.shape), x.dtype) for x in arguments]
+    for i in set(range(len(tangents))) - set(argnums):
+        tangents[i] = jnp.zeros_like(tangents[i])
+
+    @jax.jit
+    def everything(arguments, tangents):
+        total = lambda *x: function(*x).sum()
+        return (
+            function(*arguments),
+            jax.vmap(jax.value_and_grad(function, argnums))(*arguments),
+            jax.grad(total, argnums)(*arguments),
+            jax.jvp(function, arguments, tangents)[1],
+        )
+
+    batch, (values, slopes), together, forward = everything(arguments, tangents)
+    np.testing.assert_allclose(batch, values, rtol=1e-6)
+    products = []
+    for i, alone, whole in zip(argnums, slopes, together, strict=True):
+        np.testing.assert_allclose(alone, whole, rtol=1e-5, atol=1e-6 * np.abs(whole).max())
+        product = np.asarray(alone, float) * np.asarray(tangents[i], float)
+        products.append(product.reshape(len(batch), -1))
+    products = np.concatenate(products, 1)
+    assert (np.abs(forward - products.sum(1)) <= 1e-5 * np.abs(products).sum(1)).all()
+
+
+@pytest.mark.parametrize("name", SCALAR)
+def test_numbers_against_batches(name):
+    """Each parameter in turn is 0-d; then all of p, and then all."""
+    function, batches = getattr(parametric, name), small_batch(name)
+    n = len(batches)
+    which = [{i} for i in range(n)] + [set(range((n + 1) // 2)), set(range(n))]
+    if name in ("binomial", *parametric_grid.OF_ITS_SUPPORT):
+        # The other rows would be of another count, or not on the support of q.
+        batches = [jnp.broadcast_to(x[0], x.shape) for x in batches]
+
+    @jax.jit
+    def mixed(batches):
+        pairs = []
+        for numbers in which:
+            some = [x[0] if i in numbers else x for i, x in enumerate(batches)]
+            same = [x[:1] if i in numbers else x for i, x in enumerate(batches)]
+            shape = () if len(numbers) == n else (4,)
+            same = [jnp.broadcast_to(x, (4,)) for x in same]
+            value, expected = function(*some), function(*same)
+            assert value.shape == shape
+            pairs.append((value, expected if shape else expected[0]))
+        return pairs
+
+    for value, expected in mixed(batches):
+        assert np.isfinite(expected).all()
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+# --- edges -------------------------------------------------------------------------------
+
+# function: (parameters, KL)
+EDGES = {
+    "bernoulli": (
+        *(((0, 0.25), -math.log(0.75)), ((1, 0.25), -math.log(0.25)), ((0, 0), 0)),
+        *(((1, 1), 0), ((0.5, 0), INF), ((0.5, 1), INF), ((0, 1), INF), ((1, 0), INF)),
+        *(((-0.5, 0.5), NAN), ((0.5, 1.5), NAN), ((1.5, 0.5), NAN), ((0.5, -0.5), NAN)),
+    ),
+    "bernoulli_logits": (
+        *(((-INF, 0), math.log(2)), ((INF, 0), math.log(2)), ((INF, INF), 0)),
+        *(((-INF, -INF), 0), ((0, INF), INF), ((0, -INF), INF), ((-INF, INF), INF)),
+    ),
+    "binomial": (
+        *(
+            ((5, 0.5, 3, 0.5), INF),
+            ((3, 0.5, 5, 0.5), NAN),
+            ((4, 0, 4, 0.5), 4 * math.log(2)),
+        ),
+        *(((4, 1, 4, 1), 0), ((4, 0.5, 4, 0), INF), ((4, -0.5, 4, 0.5), NAN)),
+    ),
+    "geometric": (((1, 0.25), -math.log(0.25)), ((0.5, 1), INF), ((1, 1), 0)),
+    "poisson": (((0, 2), 2), ((0, 0), 0), ((1, 0), INF), ((-1, 1), NAN), ((1, -1), NAN)),
+    "uniform": (
+        *(((0, 1, 0.5, 2), INF), ((0, 1, -1, 0.5), INF), ((0, 1, 2, 3), INF)),
+        *(((0, 1, -1, 1), math.log(2)), ((1, 0, 0, 1), NAN), ((0, 1, 1, 0), NAN)),
+    ),
+    "pareto": (((1, 2, 2, 2), INF), ((2, 1, 1, 1), math.log(2))),
+    "half_normal": (((1, 2), math.log(2) - 0.375),),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_edges(name, dtype):
+    found = evaluate(name, [row for row, _ in EDGES[name]], dtype)
+    for (row, expected), (value, _) in zip(EDGES[name], found, strict=True):
+        assert value == pytest.approx(expected, rel=1e-6, abs=0, nan_ok=True), row
+
+
+@pytest.mark.parametrize("name", SCALAR)
+def test_what_is_no_distribution_gives_nan(name, dtype):
+    """A scale, rate or concentration that is 0 or negative; nan anywhere."""
+    rng = np.random.default_rng(7)
+    p = parametric_grid.draw(name, rng)
+    kinds = PARAMETERS[name] * 2
+    row = (*p, *p) if p else (0.5, 0.5)
+    row = (0.0, 1.0, 0.0, 1.0) if name == "uniform" else row
+    rows = []
+    for i in range(len(row)):
+        values = [NAN]
+        if kinds and kinds[i] in ("positive", "scale of a power", "lower end"):
+            # Rate 0 and concentration 0 of these are distributions.
+            values += [-1.0] if name in ("poisson", "von_mises") else [0.0, -1.0]
+        if name == "continuous_bernoulli":
+            values += [-0.5, 1.5]
+        rows += [(*row[:i], x, *row[i + 1 :]) for x in values]
+    for row, (value, _) in zip(rows, evaluate(name, rows, dtype), strict=True):
+        assert np.isnan(value), (row, value)
+
+
+def test_vectors_that_are_no_distribution_give_nan():
+    good, eye = np.array([1.0, 2.0]), np.eye(2)
+    column = np.ones((2, 1))
+    for bad in (np.array([1.0, 0.0]), np.array([-1.0, 2.0]), np.array([NAN, 1.0])):
+        for name, rows in (
+            ("dirichlet", ((bad, good), (good, bad))),
+            (
+                "multivariate_normal_diag",
+                ((good, bad, good, good), (good, good, good, bad)),
+            ),
+            (
+                "multivariate_normal",
+                ((good, np.diag(bad), good, eye), (good, eye, good, np.diag(bad))),
+            ),
+            ("low_rank_multivariate_normal", ((good, column, bad, good, column, good),)),
+        ):
+            for row, (value, _) in zip(rows, evaluate(name, rows, "float32"), strict=True):
+                assert np.isnan(value), (name, row, value)
