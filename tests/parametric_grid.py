@@ -276,7 +276,10 @@ def powers(rng):
     for ratio in (0.1, 0.5, 0.99, 1.01, 2, 10):
         for k in (1e-2, 1.0, 1e2):
             yield "ratio of the powers", (2.0, k, 2.0, k * ratio)
-            yield "ratio of the powers", (2.0, k, 2.0 * math.exp(-1 / k), k * ratio)
+            yield (
+                "ratio of the powers",
+                (2.0, k, 2.0 * math.exp(-min(1 / k, 30)), k * ratio),
+            )
 
 
 EXTRA = {
@@ -327,7 +330,8 @@ def nested(apart, rng):
             yield f"apart {margin}", (low, high, low - x, high + y)
             yield f"apart {margin}", (low, high, low - x, high)
             yield f"apart {margin}", (low, high, low, high + y)
-    yield "everyday", (0.25, 0.5, 0, 1)
+    for wide in (1, 2, 5, 10):
+        yield "everyday", (0.25, 0.5, -wide * rng.uniform(), wide)
     yield "any size", (1, 1 + 1e-6, -1e6, 1e6)
 
 
@@ -346,7 +350,7 @@ def concentrations(apart, rng):
                 step = by * rng.uniform(-1, 1, size)
                 yield f"apart {by}", (a, a * np.exp(step))
             yield "one entry", (a, a * np.where(np.arange(size) == 1, 1.01, 1))
-            yield "any size", (a, uniform(rng, 1e-2, 1e4, size))
+            yield "everyday", (a, uniform(rng, 1e-2, 1e4, size))
             yield "scaled", (a, a * 1.02)
         ends = np.where(np.arange(size) == 0, 1e6, 1e-2)
         yield "uneven", (ends, ends * np.exp(1e-3 * rng.uniform(-1, 1, size)))

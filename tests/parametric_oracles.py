@@ -338,3 +338,21 @@ def fisher(name, parameters):
             pairs = zip(differences(function, up), differences(function, down), strict=True)
             rows.append([(x - y) / (2 * STEP) for x, y in pairs])
         return rows
+
+
+def gradient_error(name, parameters, found, units):
+    """The largest error of a derivative times its unit, and the largest derivative so.
+
+    `found` has no entries for counts, `units` has.
+    """
+    true = gradient(name, parameters)
+    units = [u for u, x in zip(units, true, strict=True) if x is not None]
+    true = [x for x in true if x is not None]
+    errors, sizes = [], []
+    with mp.workdps(DIGITS):
+        for slopes, exact_ones, unit in zip(found, true, units, strict=True):
+            each = np.broadcast_to(unit, np.shape(slopes)).tolist()
+            for x, y, u in zip(slopes, exact_ones, each, strict=True):
+                errors.append(abs(mp.mpf(x) - y) * u)
+                sizes.append(abs(y) * u)
+        return float(max(errors)), float(max(sizes))

@@ -137,19 +137,11 @@ def gradient_error(name, parameters, slopes, dtype):
 
     Where p = q all vanish, but those of a moving support: relative to 1.
     """
-    true = [x for x in parametric_oracles.gradient(name, parameters) if x is not None]
     units = parametric_grid.units(name, parameters)
-    units = [units[i] for i in parameters_of(name)]
-    with mp.workdps(DIGITS):
-        errors, sizes = [], [mp.mpf(TINY[dtype])]
-        for slope, exact, unit in zip(slopes, true, units, strict=True):
-            unit = np.broadcast_to(unit, len(slope)).tolist()
-            for x, y, u in zip(slope, exact, unit, strict=True):
-                errors.append(abs(mp.mpf(x) - y) * u)
-                sizes.append(abs(y) * u)
-        if equal(name, parameters) and name not in parametric_grid.OF_ITS_SUPPORT:
-            return float(max(errors))
-        return float(max(errors) / max(sizes))
+    error, largest = parametric_oracles.gradient_error(name, parameters, slopes, units)
+    if equal(name, parameters) and name not in parametric_grid.OF_ITS_SUPPORT:
+        return error
+    return error / max(largest, TINY[dtype])
 
 
 # --- second derivatives ----------------------------------------------------------------
@@ -170,8 +162,14 @@ def at_equality(name, dtype):
     return [parametric_grid.cast(row, dtype) for row in rows]
 
 
+# float64 for one of each kind of special function: half a minute of compiling saved.
+CURVED_IN_FLOAT64 = ("normal", "gamma", "continuous_bernoulli", "von_mises")
+
+
 @pytest.mark.parametrize("name", CURVED)
 def test_second_derivatives_where_p_is_q_are_the_fisher_information(name, dtype):
+    if dtype == "float64" and name not in CURVED_IN_FLOAT64:
+        pytest.skip("the same rules as in float32")
     rows = at_equality(name, dtype)
     p = [jnp.asarray(np.asarray(column, dtype)) for column in zip(*rows, strict=True)]
     positions = parameters_of(name)
@@ -256,25 +254,25 @@ def test_batches_rows_and_both_modes_agree(name):
         )
 
     batch, (values, slopes), together, forward = everything(arguments, tangents)
-    np.testing.assert_allclose(batch, values, rtol=1e-6)
+    # Each is within the bound of the true value.
+    np.testing.assert_allclose(batch, values, rtol=2 * BOUND[name]["float32"])
+    close = 2 * GRADIENT_BOUND[name]["float32"]
     products = []
     for i, alone, whole in zip(argnums, slopes, together, strict=True):
-        np.testing.assert_allclose(alone, whole, rtol=1e-5, atol=1e-6 * np.abs(whole).max())
+        largest = np.abs(whole).max()
+        np.testing.assert_allclose(alone, whole, rtol=close, atol=close * largest)
         product = np.asarray(alone, float) * np.asarray(tangents[i], float)
         products.append(product.reshape(len(batch), -1))
     products = np.concatenate(products, 1)
-    assert (np.abs(forward - products.sum(1)) <= 1e-5 * np.abs(products).sum(1)).all()
+    assert (np.abs(forward - products.sum(1)) <= close * np.abs(products).sum(1)).all()
 
 
 @pytest.mark.parametrize("name", SCALAR)
 def test_numbers_against_batches(name):
     """Each parameter in turn is 0-d; then all of p, and then all."""
-    function, batches = getattr(parametric, name), small_batch(name)
+    function, batches = getattr(parametric, name), neighbourhood(name)
     n = len(batches)
     which = [{i} for i in range(n)] + [set(range((n + 1) // 2)), set(range(n))]
-    if name in ("binomial", *parametric_grid.OF_ITS_SUPPORT):
-        # The other rows would be of another count, or not on the support of q.
-        batches = [jnp.broadcast_to(x[0], x.shape) for x in batches]
 
     @jax.jit
     def mixed(batches):
@@ -291,7 +289,21 @@ def test_numbers_against_batches(name):
 
     for value, expected in mixed(batches):
         assert np.isfinite(expected).all()
-        np.testing.assert_allclose(value, expected, rtol=1e-6)
+        np.testing.assert_allclose(value, expected, rtol=2 * BOUND[name]["float32"])
+
+
+def neighbourhood(name):
+    """A batch of four, any p with any q of which has a finite KL: one p, four q's."""
+    rng = np.random.default_rng(8)
+    if name == "normal_standard":
+        return [jnp.asarray(rng.normal(size=4), "float32") for _ in range(2)]
+    if name == "uniform":
+        p, qs = (0.0, 1.0), [(-x, 1 + x) for x in (0.0, 0.5, 2.0, 3.0)]
+    else:
+        p = parametric_grid.draw(name, rng)
+        qs = [parametric_grid.moved(name, p, 0.5, rng) for _ in range(4)]
+    rows = [parametric_grid.cast(p + q, "float32") for q in qs]
+    return [jnp.asarray(np.stack(column)) for column in zip(*rows, strict=True)]
 
 
 # --- edges -------------------------------------------------------------------------------
