@@ -387,8 +387,8 @@ def report(quick):
     yield machine.describe(*packages, "numpyro")
     yield (
         f"{count} pairs a class. Positive parameters are log-uniform, 0.1 to 100 where not "
-        "said otherwise. No KL is 0 here, so none may be negative; - where a library has no "
-        "closed form. SciPy's functions: textbook forms in float64, of the same inputs; "
+        "said otherwise. No KL is 0 here, so none may be negative; - where a library has "
+        "no closed form. SciPy's functions: textbook forms in float64, of the same inputs; "
         f"off in ULP of the row's precision. Gradient: {steepest.__doc__[0].lower()}"
         f"{steepest.__doc__[1:]}"
     )

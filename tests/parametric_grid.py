@@ -404,7 +404,7 @@ def diagonal(apart, rng):
             for by in apart:
                 x, y = by * rng.uniform(-1, 1, (2, size))
                 yield f"apart {by}", (loc, scale, loc + scale * x, scale * np.exp(y))
-            yield "everyday", (loc, scale, loc[::-1], scale[::-1])
+            yield "everyday", (loc, scale, loc + scale, uniform(rng, low, high, size))
 
 
 def low_rank(apart, rng):
