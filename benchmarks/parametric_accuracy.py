@@ -4,7 +4,7 @@
     python benchmarks/parametric_accuracy.py --quick  fewer points, float32, prints only
 
 Needs the `test` extra; torch, numpyro and tfp-nightly are measured where installed.
-About 3 minutes on an idle machine, --quick one.
+About 5 minutes of one processor, --quick one.
 """
 
 import argparse
