@@ -842,7 +842,8 @@ def _bregman_jvp(f, primals, tangents):
     x, y, difference = primals
     dx, dy, _ = tangents
     # An infinite difference is one where f'' is 0 or the result infinite: no change.
-    finite = jnp.where(jnp.isinf(difference), 0, difference)
+    change = _difference(x, y, difference)
+    finite = jnp.where(jnp.isinf(difference), 0, change)
     slopes = slope_difference(f, x, y, difference), -f.curvature(y) * finite
     value = bregman(f, x, y, difference)
     return value, tangent(value, (slopes[0], dx), (slopes[1], dy))
@@ -869,6 +870,22 @@ def _slope_difference_jvp(f, primals, tangents):
 
 
 slope_difference.defjvp(_slope_difference_jvp, symbolic_zeros=True)
+
+
+@with_own_rule
+def _difference(x: Array, y: Array, difference: Array) -> Array:
+    """The difference as given, with the derivatives of x - y."""
+    return difference
+
+
+def _difference_jvp(primals, tangents):
+    x, _, difference = primals
+    dx, dy, _ = tangents
+    one = jnp.ones_like(x)
+    return _difference(*primals), tangent(difference, (one, dx), (-one, dy))
+
+
+_difference.defjvp(_difference_jvp, symbolic_zeros=True)
 
 
 def _within_4(x: Array, y: Array, difference: Array) -> Array:

@@ -117,8 +117,7 @@ def low_rank_multivariate_normal(
     v_rows, h_rows = over(factor_q, root), over(factor_p - factor_q, root)
     shift = over((loc_p - loc_q)[..., None], root)
     both = jnp.concatenate([h_rows, shift], -1)
-    identity = jnp.eye(factor_p.shape[-1], dtype=factor_p.dtype)
-    cholesky = jnp.linalg.cholesky(_inner(v_rows, v_rows) + identity)
+    cholesky = jnp.linalg.cholesky(_plus_identity(_inner(v_rows, v_rows)))
 
     def solved(x: Array, transposed: bool) -> Array:
         return lax.linalg.triangular_solve(
@@ -149,6 +148,10 @@ def _inner(x: Array, y: Array) -> Array:
     return _matmul(jnp.swapaxes(x, -2, -1), y)
 
 
+def _plus_identity(x: Array) -> Array:
+    return x + jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
+
+
 def _total(x: Array) -> Array:
     return jnp.sum(x, (-2, -1))
 
@@ -164,7 +167,7 @@ def _log_det_excess(y: Array) -> Array:
 def _log_det_excess_jvp(primals, tangents):
     (y,), (dy,) = primals, tangents
     value = _log_det_excess(y)
-    slope = jnp.linalg.solve(y + jnp.eye(y.shape[-1], dtype=y.dtype), y)
+    slope = jnp.linalg.solve(_plus_identity(y), y)
     return value, tangent(value, (jnp.ones_like(value), _total(slope * dy)))
 
 
