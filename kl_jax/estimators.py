@@ -27,7 +27,22 @@ def kl_estimate(log_p: ArrayLike, log_q: ArrayLike, *, estimator: str = "k3") ->
     The derivative is the same for all three: (e^d - 1) in log q and -d in log p. Averaged
     over samples it is an unbiased estimate of the gradient of KL(p || q) in the parameters
     of p and of q, and it vanishes for p = q. The derivatives of the values would estimate
-    something else in the parameters of p: 0 for k1, KL(p || q) for k2, KL(q || p) for k3.
+    something else in the parameters of p: 0 for k1, the same for k2, and for k3, often used
+    as a loss, the gradient of KL(q || p).
+
+    Bias and standard deviation of one sample, the value's in units of KL(p || q), the
+    gradient's in logits of p in units of its norm. Medians of 1000 pairs p, q over 8
+    outcomes, logits of q from a standard normal distribution, those of p off by that times
+    0.1 or 1 (notebooks/300_rl_kl_penalty.py):
+
+    | noise, median KL | | value | gradient | gradient if the value were differentiated |
+    |---|---|---|---|---|
+    | 0.1, 0.0032 | k1 | 0 +- 25 | 0 +- 2.2 | 1 +- 28 |
+    | | k2 | 0.015 +- 1.2 | 0 +- 2.2 | 0 +- 2.2 |
+    | | k3 | 0 +- 1.2 | 0 +- 2.2 | 0.043 +- 2.2 |
+    | 1, 0.26 | k1 | 0 +- 2.5 | 0 +- 2.2 | 1 +- 3.2 |
+    | | k2 | 0.14 +- 1.1 | 0 +- 2.2 | 0 +- 2.2 |
+    | | k3 | 0 +- 1.6 | 0 +- 2.2 | 0.39 +- 3.4 |
 
     Args:
       log_p: Log-probability or log-density of each sample under p, that it was drawn from.
