@@ -25,5 +25,6 @@ from kl_jax.reductions import weighted as weighted
 from kl_jax.topk import topk_kl_divergence as topk_kl_divergence
 from kl_jax.torch_compat import KLDivLoss as KLDivLoss
 from kl_jax.torch_compat import kl_div as kl_div
+from kl_jax.values import checked as checked
 
 __version__ = _version("kl_jax")

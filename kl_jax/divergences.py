@@ -21,7 +21,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from kl_jax import contracts
+from kl_jax import contracts, values
 from kl_jax.blocks import (
     Block,
     deltas,
@@ -401,15 +401,19 @@ def kl_divergence_from_probs(
 
     Source: Kullback and Leibler (1951); `scipy.stats.entropy` without its normalisation.
     """
-    p, q = contracts.floats("kl_divergence_from_probs", p=p, q=q)
-    contracts.equal_shapes("kl_divergence_from_probs", p=p, q=q)
-    axes = contracts.axes("kl_divergence_from_probs", axis, p.shape)
-    contracts.some_outcomes("kl_divergence_from_probs", p.shape, axes)
-    contracts.axis_name("kl_divergence_from_probs", axis_name)
-    if where is not None:
-        exists = contracts.support("kl_divergence_from_probs", where, p.shape)
-        p, q = (jnp.where(exists, x, 0) for x in (p, q))
-    total = jnp.sum(rel_entr(p, q), axes)
+    name = "kl_divergence_from_probs"
+    x, y = contracts.floats(name, p=p, q=q)
+    contracts.equal_shapes(name, p=x, q=y)
+    axes = contracts.axes(name, axis, x.shape)
+    contracts.some_outcomes(name, x.shape, axes)
+    contracts.axis_name(name, axis_name)
+    exists = None if where is None else contracts.support(name, where, x.shape)
+    # As they were passed: their dtype says how far from 1 their sum may be.
+    values.probabilities(name, "p", p, axes, exists, axis_name)
+    values.probabilities(name, "q", q, axes, exists, axis_name)
+    if exists is not None:
+        x, y = (jnp.where(exists, z, 0) for z in (x, y))
+    total = jnp.sum(rel_entr(x, y), axes)
     return total if axis_name is None else lax.psum(total, axis_name)
 
 
@@ -474,6 +478,7 @@ def tempered(
         logits_p: ArrayLike, logits_q: ArrayLike, /, *args: Any, **kwargs: Any
     ) -> Array:
         a, b = contracts.floats("tempered", logits_p=logits_p, logits_q=logits_q)
+        values.positive("tempered", "temperature", t)
         divisor = jnp.asarray(t, a.dtype)
         value = contracts.values(
             "tempered", divergence(a / divisor, b / divisor, *args, **kwargs)
@@ -503,8 +508,10 @@ def _rows(
     axes = contracts.axes(function, axis, a.shape)
     contracts.some_outcomes(function, a.shape, axes)
     contracts.axis_name(function, axis_name)
-    if where is not None:
-        exists = contracts.support(function, where, a.shape)
+    exists = None if where is None else contracts.support(function, where, a.shape)
+    values.logits(function, "logits_p", a, exists)
+    values.logits(function, "logits_q", b, exists)
+    if exists is not None:
         a, b = (jnp.where(exists, x, -jnp.inf) for x in (a, b))
     last = tuple(range(-len(axes), 0))
     a, b = (jnp.moveaxis(x, axes, last) for x in (a, b))

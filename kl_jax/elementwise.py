@@ -35,7 +35,7 @@ from jax.scipy.special import i0e as bessel_i0e
 from jax.scipy.special import i1e as bessel_i1e
 from jax.typing import ArrayLike
 
-from kl_jax import contracts
+from kl_jax import contracts, values
 
 __all__ = ["generalized_kl", "rel_entr"]
 
@@ -294,6 +294,8 @@ def rel_entr(p: ArrayLike, q: ArrayLike) -> Array:
     """
     p, q = contracts.floats("rel_entr", p=p, q=q)
     contracts.equal_shapes("rel_entr", p=p, q=q)
+    values.non_negative("rel_entr", "p", p)
+    values.non_negative("rel_entr", "q", q)
     return _rel_entr(p, q)
 
 
@@ -348,6 +350,8 @@ def generalized_kl(p: ArrayLike, q: ArrayLike) -> Array:
     """
     p, q = contracts.floats("generalized_kl", p=p, q=q)
     contracts.equal_shapes("generalized_kl", p=p, q=q)
+    values.non_negative("generalized_kl", "p", p)
+    values.non_negative("generalized_kl", "q", q)
     return generalized_kl_term(p, q)
 
 
@@ -1099,7 +1103,7 @@ def _normalizer_far(x: Array, y: Array, difference: Array) -> Array:
     exact = itakura_saito(jnp.where(large, x, 1), jnp.where(large, y, 1)) + (
         (logs[0] - logs[1]) - difference / expm1(y)
     )
-    values = [
+    of_both = [
         jnp.where(z == 0, 0, log - jnp.log(jnp.abs(z)) - at_most(0, z))
         for z, log in zip((x, y), logs, strict=True)
     ]

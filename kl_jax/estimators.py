@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax import contracts
+from kl_jax import contracts, values
 from kl_jax.elementwise import expm1, phi, tangent, with_own_rule
 
 __all__ = ["kl_estimate"]
@@ -77,6 +77,8 @@ def kl_estimate(log_p: ArrayLike, log_q: ArrayLike, *, estimator: str = "k3") ->
     log_p, log_q = contracts.floats(name, log_p=log_p, log_q=log_q)
     contracts.equal_shapes(name, log_p=log_p, log_q=log_q)
     contracts.choice(name, "estimator", estimator, ("k1", "k2", "k3"))
+    values.logits(name, "log_p", log_p)
+    values.logits(name, "log_q", log_q)
     return _kl_estimate(estimator, log_p, log_q)
 
 

@@ -18,7 +18,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from kl_jax import contracts
+from kl_jax import contracts, values
 from kl_jax.blocks import Block, by_rows, finalize, merge, of_outcomes, of_shards
 from kl_jax.contracts import AxisName
 from kl_jax.divergences import (
@@ -118,7 +118,12 @@ def linear_kl_divergence(
     if block is not None:
         contracts.positive_integer(name, "block", block)
     contracts.axis_name(name, axis_name)
+    values.finite(name, "hidden_p", h_p)
+    values.finite(name, "weights_p", w_p)
+    values.finite(name, "hidden_q", h_q)
+    values.finite(name, "weights_q", w_q)
     t = jnp.asarray(contracts.temperature(name, temperature))
+    values.positive(name, "temperature", t)
     t = t if jnp.issubdtype(t.dtype, jnp.float64) else t.astype(jnp.float32)
 
     rows = h_p.shape[:-1]
@@ -141,6 +146,7 @@ def _checked_bias(
         return None
     (array,) = contracts.floating(function, **{name: bias})
     contracts.shape(function, name, array, (vocab,))
+    values.logits(function, name, array)
     return array
 
 

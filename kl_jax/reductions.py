@@ -50,6 +50,7 @@ from jax import Array, lax
 
 from kl_jax import contracts
 from kl_jax.contracts import AxisName
+from kl_jax.values import finite
 
 __all__ = ["Weighted", "batchmean", "masked", "mean", "sum", "weighted"]
 
@@ -127,7 +128,9 @@ def weighted(fun: Callable[..., Any]) -> Callable[..., Weighted]:
 
     def transformed(*args: Any, weights: Any, **kwargs: Any) -> Weighted:
         values, carried = _weighted("weighted", fun(*args, **kwargs))
-        return Weighted(values, carried * contracts.weights("weighted", weights, values))
+        array = contracts.weights("weighted", weights, values)
+        finite("weighted", "weights", array)
+        return Weighted(values, carried * array)
 
     return _named_after("weighted", fun, transformed, extra="weights")
 

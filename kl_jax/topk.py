@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from kl_jax import contracts
+from kl_jax import contracts, values
 from kl_jax.blocks import by_rows
 from kl_jax.contracts import AxisName
 from kl_jax.divergences import kl_divergence, log_mass
@@ -93,6 +93,10 @@ def topk_kl_divergence(
     contracts.choice(name, "tail", tail, ("bucket", "renormalize", "drop"))
 
     contracts.axis_name(name, axis_name)
+    outcomes = logits.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
+    values.part_of_log_probabilities(name, "topk_log_p", topk_log_p)
+    values.indices(name, "topk_index", index, outcomes, log_p)
+    values.logits(name, "logits_q", logits)
     fun = functools.partial(_topk, tail, axis_name)
     return by_rows(fun, logits)(log_p, index, logits)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax import contracts, reductions
+from kl_jax import contracts, reductions, values
 from kl_jax.elementwise import rel_entr_of_log_q, rel_entr_of_logs
 
 __all__ = ["KLDivLoss", "kl_div"]
@@ -189,6 +189,8 @@ def _resolved(size_average: bool | None, reduce: bool | None, reduction: str) ->
 def _kl_div(input: Any, target: Any, reduction: str, log_target: bool) -> Array:
     contracts.flag("kl_div", "log_target", log_target)
     log_q, p = contracts.floats("kl_div", input=input, target=target)
+    values.not_nan("kl_div", "input", log_q)
+    (values.not_nan if log_target else values.non_negative)("kl_div", "target", p)
     # PyTorch divides by the length of `input`, not of what it broadcasts to.
     rows = log_q.shape[0] if log_q.ndim else 1
     log_q, p = contracts.broadcast("kl_div", input=log_q, target=p)

@@ -1,0 +1,266 @@
+r"""Every condition on values, checked where `checked` asks for it.
+
+The relations of `contracts` are static; these are not. Each function here is one condition
+on one argument, and one line at the head of a public function. Outside `checked` it returns
+at once: nothing is traced, compiled or computed.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.experimental import checkify
+from jax.typing import ArrayLike
+
+from kl_jax import contracts
+from kl_jax.contracts import AxisName
+
+__all__ = ["checked"]
+
+Result = TypeVar("Result")
+
+# Part of the key of every cache of JAX: what was traced without checks is traced once more
+# with them, and the other way round. (A check that waited in each trace would be an effect,
+# and those cost a jitted call 100 us of dispatch instead of 9.)
+_checking = jax.make_user_context(False)
+
+
+def checked(fun: Callable[..., Result]) -> Callable[..., Result]:
+    """`fun`, and a `ValueError` where a value is no distribution, logit, count or scale.
+
+    Functions of kl_jax never look at values by themselves: what they give outside their
+    domain is in their *Boundary* lines. Under `checked` they do, as deep inside `jit`,
+    `grad`, `vmap`, `scan`, `remat` and `shard_map` as they are called. The message names
+    the function, the argument, what was expected, and the first entry that is not. It is
+    for tests and for the step that gave nan: `fun` is compiled once more, with the checks
+    in it, and each call waits for its result.
+
+    Expected are: logits and log-probabilities finite or -inf; probabilities and masses not
+    negative; heads finite; indices of top-k teachers in range and not repeated; scales and
+    temperatures finite and > 0. Probabilities sum to 1 within
+
+        eps + n s / 2 + sqrt(e)
+
+    for n outcomes in a dtype of resolution eps and smallest subnormal number s, summed in
+    a dtype of resolution e: 0.0082 for bfloat16, 0.0013 for float16 (0.0053 for a
+    vocabulary of 131072), 0.00035 for float32, 1.5e-8 for float64. The first two terms are
+    the rounding of the probabilities and of what they were divided by; the third leaves
+    half the digits to the summation, as `numpy.random.Generator.choice` does. The k
+    log-probabilities of a top-k teacher may sum to as much more than 1, with
+    eps (1 + log k) for eps: logarithms are rounded relative to their size.
+
+    Args:
+      fun: A function made of kl_jax's, the outermost that is called: `checked(jit(f))`, not
+        `jit(checked(f))`. What it returns are arrays.
+
+    Returns:
+      A function with the same arguments and the same result.
+
+    Raises:
+      ValueError: When called, for the first value that is not as expected.
+      TypeError: When called inside `jit`, `grad` or another transform: an error that
+        depends on values cannot leave a trace.
+
+    Outcomes outside `where=` are not looked at. Rows that `masked` or a weight of 0 removes
+    are, for the divergence does not see the mask: select them too, as is needed for
+    gradients anyway,
+
+        logits = jnp.where(mask[..., None], logits, 0)
+
+    Inside `vmap` and `shard_map` the index is that in the function's own argument: in one
+    of the mapped elements, or in the shard of a device. Not checked is what a
+    reverse-mode derivative of `lax.scan` traces inside the loop, for JAX drops checks
+    there, and what was compiled ahead of time.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from kl_jax import kl_divergence
+    >>> loss = checked(jax.jit(kl_divergence))
+    >>> loss(jnp.zeros((2, 3)), jnp.array([[0.0, 1.0, 2.0], [0.0, jnp.nan, 1.0]]))
+    Traceback (most recent call last):
+    ValueError: kl_divergence: logits_q must be finite or -inf, found nan at index (1, 1).
+    """
+    contracts.function("checked", fun)
+    with_error = checkify.checkify(fun, errors=checkify.user_checks)
+
+    @functools.wraps(fun, updated=())
+    def transformed(*args: Any, **kwargs: Any) -> Result:
+        with _checking(True):
+            error, result = with_error(*args, **kwargs)
+        if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((error, result))):
+            raise TypeError(
+                "checked: it must be the outermost transform, as in checked(jit(f)), found "
+                "a call inside jit, grad or another."
+            )
+        if (text := error.get()) is not None:
+            raise ValueError(_message(text))
+        return result
+
+    return transformed
+
+
+def _message(text: str) -> str:
+    """Of the first device that has one, without what checkify says around it."""
+    first = re.sub(r"^at mapped index [\d, ]+: ", "", text)
+    return first.split(" (`check` failed)")[0]
+
+
+# --- conditions -----------------------------------------------------------------
+
+
+def _when_checked(condition: Callable[..., None]) -> Callable[..., None]:
+    """`condition(function, argument's name, array, ...)`, or nothing outside `checked`."""
+
+    @functools.wraps(condition)
+    def look(function: str, name: str, array: ArrayLike, *args: Any, **kwargs: Any) -> None:
+        if _checking.value:
+            condition(function, name, jnp.asarray(array), *args, **kwargs)
+
+    return look
+
+
+@_when_checked
+def not_nan(function: str, name: str, x: Array) -> None:
+    """Any number, infinite ones included."""
+    _refuse(function, name, x, jnp.isnan(x), "be a number")
+
+
+@_when_checked
+def finite(function: str, name: str, x: Array) -> None:
+    """Neither nan nor infinite."""
+    _refuse(function, name, x, ~jnp.isfinite(x), "be finite")
+
+
+@_when_checked
+def logits(function: str, name: str, x: Array, where: Array | None = None) -> None:
+    """Logits and log-probabilities, where they exist: -inf is probability 0."""
+    _refuse(function, name, x, ~(x < jnp.inf), "be finite or -inf", where)
+
+
+@_when_checked
+def non_negative(function: str, name: str, x: Array, where: Array | None = None) -> None:
+    """Masses and counts; inf is one."""
+    _refuse(function, name, x, ~(x >= 0), "be >= 0", where)
+
+
+@_when_checked
+def positive(function: str, name: str, x: Array) -> None:
+    """Scales, rates and temperatures: finite and > 0."""
+    _refuse(function, name, x, ~((x > 0) & (x < jnp.inf)), "be finite and > 0")
+
+
+@_when_checked
+def at_least(function: str, name: str, x: Array, bound: float) -> None:
+    """At least a number."""
+    _refuse(function, name, x, ~(x >= bound), f"be >= {bound}")
+
+
+@_when_checked
+def at_most(function: str, name: str, x: Array, bound: float) -> None:
+    """At most a number."""
+    _refuse(function, name, x, ~(x <= bound), f"be <= {bound}")
+
+
+@_when_checked
+def unit_interval(function: str, name: str, x: Array, *, open: bool = False) -> None:
+    """A number of [0, 1], or of (0, 1)."""
+    inside = (x > 0) & (x < 1) if open else (x >= 0) & (x <= 1)
+    _refuse(function, name, x, ~inside, f"be in {'(0, 1)' if open else '[0, 1]'}")
+
+
+@_when_checked
+def probabilities(
+    function: str,
+    name: str,
+    x: Array,
+    axes: tuple[int, ...],
+    where: Array | None = None,
+    axis_name: AxisName = None,
+) -> None:
+    """Not negative, and of sum 1 where they exist. Where none does there is no row."""
+    non_negative(function, name, x, where)
+    exists = jnp.ones(x.shape, bool) if where is None else jnp.broadcast_to(where, x.shape)
+    exist, total = (
+        jnp.sum(y, axes, keepdims=True)
+        for y in (exists.astype(_wide(x)), jnp.where(exists, x.astype(_wide(x)), 0))
+    )
+    outcomes = math.prod(x.shape[a] for a in axes)
+    if axis_name is not None:
+        exist, total = lax.psum((exist, total), axis_name)
+        outcomes *= lax.axis_size(axis_name)
+    tolerance = _rounding(x, jnp.finfo(x.dtype).eps, outcomes)
+    off = (exist > 0) & (jnp.abs(total - 1) > tolerance)
+    expected = f"sum to 1 within {tolerance:.2g}"
+    _refuse(function, name, total, off, expected, over=axes)
+
+
+@_when_checked
+def part_of_log_probabilities(function: str, name: str, x: Array) -> None:
+    """Logarithms of some of the probabilities of each row, along the last axis."""
+    logits(function, name, x)
+    total = jnp.sum(jnp.exp(x.astype(_wide(x))), -1, keepdims=True)
+    outcomes = x.shape[-1]
+    eps = float(jnp.finfo(x.dtype).eps) * (1 + math.log(outcomes))
+    bound = 1 + _rounding(x, eps, outcomes)
+    expected = f"have exponentials of sum <= {bound:.6g}"
+    _refuse(function, name, total, total > bound, expected, over=(x.ndim - 1,))
+
+
+@_when_checked
+def indices(function: str, name: str, x: Array, outcomes: int, log_p: Array) -> None:
+    """Of different outcomes in each row, along the last axis. -inf is no entry."""
+    present = log_p != -jnp.inf
+    outside = (x < 0) | (x >= outcomes)
+    _refuse(function, name, x, outside, f"be in [0, {outcomes})", present)
+    k = x.shape[-1]
+    earlier = jnp.tril(jnp.ones((k, k), bool), -1)
+    same = (x[..., :, None] == x[..., None, :]) & present[..., None, :]
+    again = jnp.any(same, -1, where=jnp.broadcast_to(earlier, same.shape))
+    _refuse(function, name, x, again, "not repeat", present)
+
+
+def _wide(x: Array) -> Any:
+    return jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+
+
+def _rounding(x: Array, eps: float, outcomes: int) -> float:
+    """How far from 1 a sum of probabilities may be: `checked` says why."""
+    smallest = float(jnp.finfo(x.dtype).smallest_subnormal)
+    return float(eps) + outcomes * smallest / 2 + float(jnp.finfo(_wide(x)).eps) ** 0.5
+
+
+def _refuse(
+    function: str,
+    name: str,
+    x: Array,
+    bad: Array,
+    expected: str,
+    where: Array | None = None,
+    over: tuple[int, ...] = (),
+) -> None:
+    """The check itself. `over` are axes that `x` had before it was summed."""
+    bad = bad if where is None else bad & where
+    index = []
+    one = bad  # and in the end nothing but the first, the last axis running fastest
+    for axis, size in enumerate(bad.shape):
+        along = lax.broadcasted_iota(jnp.int32, bad.shape, axis)
+        index.append(jnp.min(along, initial=size, where=one))
+        one = one & (along == index[-1])
+    found = jnp.sum(jnp.where(one, x, 0))
+    places = [":" if axis in over else "{}" for axis in range(bad.ndim)]
+    value = "{:.6g}" if jnp.issubdtype(x.dtype, jnp.floating) else "{}"
+    at = ", ".join(places) + ("," if len(places) == 1 else "")
+    shown = [i for axis, i in enumerate(index) if axis not in over]
+    checkify.debug_check(
+        ~jnp.any(bad),
+        f"{function}: {name} must {expected}, found {value} at index ({at}).",
+        found,
+        *shown,
+    )
