@@ -265,6 +265,7 @@ def _reduction(
             over = contracts.axes(function, axis, values.shape)
         if travels:
             weights = contracts.weights(function, out.weights, values)
+            finite(function, "weights", weights)
             present = weights != 0
             # Select before multiplying: an absent value may be inf, and 0 * inf is nan.
             total = jnp.sum(weights * jnp.where(present, values, 0), over)

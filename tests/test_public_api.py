@@ -23,6 +23,7 @@ def test_public_names():
         "KLDivLoss",
         "Weighted",
         "batchmean",
+        "checked",
         "generalized_kl",
         "jeffreys_divergence",
         "jensen_shannon_divergence",
@@ -85,6 +86,7 @@ KINDS = {
     "weighted": "reduction",
     "reverse": "transform",
     "tempered": "transform",
+    "checked": "transform",
     "KLDivLoss": "transform",
 }
 
@@ -99,17 +101,18 @@ def test_docstring(name):
         assert section in doc, f"{name}: no {section}"
 
 
-# contracts <- elementwise <- blocks <- divergences <- topk and linear, contracts <-
+# contracts <- values <- elementwise <- blocks <- divergences <- topk and linear, values <-
 # reductions; nothing imports torch_compat but the package itself.
 MAY_IMPORT = {
     "contracts": set(),
-    "elementwise": {"contracts"},
+    "values": {"contracts"},
+    "elementwise": {"contracts", "values"},
     "blocks": {"contracts", "elementwise"},
-    "divergences": {"blocks", "contracts", "elementwise"},
-    "reductions": {"contracts"},
-    "topk": {"blocks", "contracts", "divergences", "elementwise"},
-    "linear": {"blocks", "contracts", "divergences", "elementwise"},
-    "torch_compat": {"contracts", "elementwise", "reductions"},
+    "divergences": {"blocks", "contracts", "elementwise", "values"},
+    "reductions": {"contracts", "values"},
+    "topk": {"blocks", "contracts", "divergences", "elementwise", "values"},
+    "linear": {"blocks", "contracts", "divergences", "elementwise", "values"},
+    "torch_compat": {"contracts", "elementwise", "reductions", "values"},
     "__init__": {
         "divergences",
         "elementwise",
@@ -117,6 +120,7 @@ MAY_IMPORT = {
         "reductions",
         "topk",
         "torch_compat",
+        "values",
     },
 }
 

@@ -1,0 +1,443 @@
+"""What `checked` refuses, in which words and through which transforms; and that there is
+nothing of it where it is not asked for.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from kl_jax import (
+    KLDivLoss,
+    Weighted,
+    checked,
+    generalized_kl,
+    jeffreys_divergence,
+    jensen_shannon_divergence,
+    kl_div,
+    kl_divergence,
+    kl_divergence_from_probs,
+    kl_estimate,
+    linear_kl_divergence,
+    masked,
+    mean,
+    rel_entr,
+    renyi_divergence,
+    reverse_kl_divergence,
+    skew_kl_divergence,
+    tempered,
+    topk_kl_divergence,
+    values,
+    weighted,
+)
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(2, 3, 4)).astype("f4")
+PROBS = np.asarray(jax.nn.softmax(LOGITS))
+LOG_PROBS = np.asarray(jax.nn.log_softmax(LOGITS))
+INDEX = np.argsort(LOGITS, -1).astype("i4")[..., :2]
+TOP = np.take_along_axis(LOG_PROBS, INDEX, -1)
+OF_LOGITS = {"logits_p": LOGITS, "logits_q": LOGITS[::-1]}
+OF_PROBS = {"p": PROBS, "q": PROBS[::-1]}
+HEADS = {
+    "hidden_p": LOGITS,
+    "weights_p": LOGITS[0].T,
+    "bias_p": LOGITS[0, :, 0],
+    "hidden_q": LOGITS,
+    "weights_q": LOGITS[1].T,
+    "bias_q": LOGITS[0, :, 1],
+    "temperature": np.asarray(2.0, "f4"),
+}
+renyi = functools.partial(renyi_divergence, order=2.0)
+sum_of_kl_div = functools.partial(kl_div, reduction="sum")
+of_log_target = functools.partial(kl_div, reduction="none", log_target=True)
+FUNCTIONS = [
+    (rel_entr, OF_PROBS),
+    (generalized_kl, OF_PROBS),
+    (kl_divergence, OF_LOGITS),
+    (reverse_kl_divergence, OF_LOGITS),
+    (jeffreys_divergence, OF_LOGITS),
+    (jensen_shannon_divergence, OF_LOGITS),
+    (skew_kl_divergence, OF_LOGITS),
+    (renyi, OF_LOGITS),
+    (kl_divergence_from_probs, OF_PROBS),
+    (kl_estimate, {"log_p": LOG_PROBS, "log_q": LOG_PROBS[::-1]}),
+    (topk_kl_divergence, {"topk_log_p": TOP, "topk_index": INDEX, "logits_q": LOGITS}),
+    (linear_kl_divergence, HEADS),
+    (sum_of_kl_div, {"input": LOG_PROBS, "target": PROBS}),
+    (of_log_target, {"input": LOG_PROBS, "target": LOG_PROBS[::-1]}),
+]
+LOGIT = ("be finite or -inf", {"nan": np.nan, "inf": np.inf})
+MASS = ("be >= 0", {"nan": np.nan, "-0.5": -0.5})
+FINITE = ("be finite", {"nan": np.nan, "inf": np.inf, "-inf": -np.inf})
+SCALE = ("be finite and > 0", {"nan": np.nan, "0": 0.0, "-1": -1.0, "inf": np.inf})
+EXPECTED = {
+    **dict.fromkeys(("logits_p", "logits_q", "log_p", "log_q", "topk_log_p"), LOGIT),
+    **dict.fromkeys(("bias_p", "bias_q"), LOGIT),
+    **dict.fromkeys(("hidden_p", "hidden_q", "weights_p", "weights_q"), FINITE),
+    **dict.fromkeys(("p", "q", "target"), MASS),
+    "topk_index": ("be in [0, 4)", {"-1": -1, "4": 4}),
+    "temperature": SCALE,
+    "input": ("be a number", {"nan": np.nan}),
+    "log target": ("be a number", {"nan": np.nan}),
+}
+CASES = [
+    pytest.param(f, arguments, name, id=f"{getattr(f, '__name__', f)}-{name}"[-60:])
+    for f, arguments in FUNCTIONS
+    for name in arguments
+]
+
+
+def refusal(f, *args, **kwargs):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (the message is what is compared)
+        f(*args, **kwargs)
+    assert caught.value.__cause__ is None
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("f", "arguments", "name"), CASES)
+def test_every_argument(f, arguments, name):
+    """Eagerly, under jit, and under a jit that has been traced without."""
+    called = getattr(f, "func", f).__name__
+    kind = "log target" if f is of_log_target and name == "target" else name
+    condition, bad = EXPECTED[kind]
+    jitted = jax.jit(f)
+    jitted(**arguments)
+    for shown, value in bad.items():
+        array = arguments[name].copy()
+        last = tuple(n - 1 for n in array.shape)
+        second = tuple(min(1, n - 1) for n in array.shape)
+        array[last] = array[second] = value  # the second is the first that is refused
+        at = ", ".join(map(str, second)) + ("," if array.ndim == 1 else "")
+        message = f"{called}: {name} must {condition}, found {shown} at index ({at})."
+        for g in (f, jax.jit(f), jitted):
+            assert refusal(checked(g), **{**arguments, name: array}) == message
+        jitted(**{**arguments, name: array})  # and still no error without
+
+
+@pytest.mark.parametrize(("f", "arguments"), FUNCTIONS, ids=lambda x: str(x)[:40])
+def test_good_values_pass_with_the_same_bits(f, arguments):
+    jitted = jax.jit(f)
+    np.testing.assert_array_equal(checked(jitted)(**arguments), jitted(**arguments))
+    np.testing.assert_array_equal(checked(f)(**arguments), f(**arguments))
+
+
+def test_minus_infinity_is_a_logit():
+    a = np.where(LOGITS > 1, -np.inf, LOGITS).astype("f4")
+    checked(jax.jit(kl_divergence))(a, a)
+    checked(jax.jit(kl_estimate))(a, a)
+    bias = np.array([0, 0, -np.inf], "f4")
+    checked(linear_kl_divergence)(**{**HEADS, "bias_p": bias, "bias_q": bias})
+
+
+@pytest.mark.parametrize("f", [kl_divergence, kl_divergence_from_probs])
+def test_outcomes_outside_where_may_hold_anything(f):
+    x = LOGITS if f is kl_divergence else PROBS
+    where = np.array([True, True, False, True])[None, None]
+    x = x / np.sum(x, -1, keepdims=True, where=where) if f is not kl_divergence else x
+    x = x.copy()
+    x[..., 2] = np.nan
+    g = checked(jax.jit(f))
+    g(x, x, where=where)
+    everywhere = refusal(g, x, x)
+    assert everywhere.endswith("found nan at index (0, 0, 2).")
+    x[1, 0, 0] = np.nan
+    assert refusal(g, x, x, where=where).endswith("found nan at index (1, 0, 0).")
+
+
+def test_a_row_without_outcomes_has_no_sum():
+    where = np.array([True, False])[:, None, None] & np.ones(LOGITS.shape, bool)
+    checked(jax.jit(kl_divergence_from_probs))(PROBS, PROBS, where=where)
+
+
+TOLERANCE = {
+    "bfloat16": 2.0**-7 + 2**-11.5,
+    "float16": 2.0**-10 + 2**-11.5 + 4 * 2**-25,
+    "float32": 2.0**-23 + 2**-11.5,
+    "float64": 2.0**-52 + 2**-26,
+}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_the_sum_of_probabilities(dtype):
+    """Just inside and just outside of the tolerance that the docstring states."""
+    with jax.enable_x64(dtype == "float64"):
+        good = np.full((2, 3, 4), 0.25)
+        g = checked(jax.jit(kl_divergence_from_probs))
+        spacing = max(2 * float(jnp.finfo(dtype).epsneg), 2.0**-24) / 4
+        off = TOLERANCE[dtype] // spacing * spacing  # what an entry of 1/4 can show
+        for sign in (1, -1):
+            near, far = good.copy(), good.copy()
+            near[1, 2, 3] += sign * (off - spacing)
+            far[1, 2, 3] += sign * (off + 2 * spacing)
+            near, far, exact = (jnp.asarray(x, dtype) for x in (near, far, good))
+            g(near, exact)
+            total = jnp.sum(far[1, 2].astype(g(exact, exact).dtype))
+            assert refusal(g, exact, far) == (
+                f"kl_divergence_from_probs: q must sum to 1 within {TOLERANCE[dtype]:.2g}, "
+                f"found {total:.6g} at index (1, 2, :)."
+            )
+
+
+def test_the_sum_over_other_axes():
+    p = np.moveaxis(PROBS, -1, 1)
+    g = checked(jax.jit(functools.partial(kl_divergence_from_probs, axis=1)))
+    g(p, p)
+    q = p.copy()
+    q[1, :, 2] *= 2
+    pattern = "p must sum to 1 within 0.00035, found 2 at index (1, :, 2)."
+    assert refusal(g, q, p) == f"kl_divergence_from_probs: {pattern}"
+    g = checked(jax.jit(functools.partial(kl_divergence_from_probs, axis=(0, 1, 2))))
+    g(p / 6, p / 6)
+    assert refusal(g, p, p).endswith("found 6 at index (:, :, :).")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("outcomes", [10, 1000, 131072])
+def test_what_a_softmax_returns_passes(dtype, outcomes):
+    rng = np.random.default_rng(outcomes)
+    scale = np.array([0.0, 0.1, 1.0, 8.0])[:, None]
+    x = jnp.asarray(rng.normal(size=(4, outcomes)) * scale, dtype)
+    p = jax.nn.softmax(x)
+    checked(jax.jit(kl_divergence_from_probs))(p, p)
+    log_p, index = jax.lax.top_k(jax.nn.log_softmax(x), 10)
+    checked(jax.jit(topk_kl_divergence))(log_p, index, x)
+
+
+def test_top_k_teachers():
+    g = checked(jax.jit(topk_kl_divergence))
+    index = INDEX.copy()
+    index[1, 1, 1] = index[1, 1, 0]
+    assert refusal(g, TOP, index, LOGITS) == (
+        f"topk_kl_divergence: topk_index must not repeat, found {index[1, 1, 0]} at index "
+        "(1, 1, 1)."
+    )
+    ignored = TOP.copy()
+    ignored[1, 1, 1] = -np.inf
+    g(ignored, index, LOGITS)
+    index[1, 1, 1] = 99
+    g(ignored, index, LOGITS)
+    half = np.log(np.full((2, 3, 2), 0.5, "f4"))
+    g(half + np.float32(1e-4), INDEX, LOGITS)
+    assert refusal(g, half + np.float32(1e-3), INDEX, LOGITS) == (
+        "topk_kl_divergence: topk_log_p must have exponentials of sum <= 1.00035, found "
+        "1.001 at index (0, 0, :)."
+    )
+    g(jnp.asarray(half + 0.01, "bfloat16"), INDEX, LOGITS)
+
+
+def test_through_the_transforms_of_kl_jax():
+    bad = LOGITS.copy()
+    bad[1, 0, 3] = np.nan
+    message = (
+        "kl_divergence: logits_p must be finite or -inf, found nan at index (1, 0, 3)."
+    )
+    keep = np.array([[True, True, True], [False, True, True]])
+    loss = checked(jax.jit(mean(masked(tempered(kl_divergence, 2.0)))))
+    # masked hides the row from the mean, not from the divergence.
+    assert refusal(loss, bad, LOGITS, mask=keep) == message
+    loss(jnp.where(keep[..., None], bad, 0), LOGITS, mask=keep)
+
+    loss = checked(jax.jit(mean(weighted(kl_divergence))))
+    weights = np.array([[1, -1, 0], [2, np.inf, 0]], "f4")
+    assert refusal(loss, LOGITS, LOGITS, weights=weights) == (
+        "weighted: weights must be finite, found inf at index (1, 1)."
+    )
+    loss(LOGITS, LOGITS, weights=np.where(weights == np.inf, 1, weights))
+    loss = checked(jax.jit(mean(lambda x, w: Weighted(x, w))))
+    one = np.ones(3, "f4")
+    assert refusal(loss, one, one * np.nan) == (
+        "mean: weights must be finite, found nan at index (0,)."
+    )
+    loss = checked(lambda t: tempered(kl_divergence, t)(LOGITS, LOGITS))
+    assert refusal(loss, np.float32(-1) * np.ones((), "f4")) == (
+        "tempered: temperature must be finite and > 0, found -1 at index ()."
+    )
+    loss = checked(KLDivLoss(reduction="batchmean"))
+    assert refusal(loss, bad, PROBS).startswith("kl_div: input must be a number, found nan")
+
+
+def total(a, b):
+    return jnp.sum(kl_divergence(a, b))
+
+
+def over_rows(a, b):
+    return jax.lax.scan(lambda c, x: (c + total(*x), None), 0.0, (a, b))[0]
+
+
+def gradients_in_a_scan(a, b):
+    return jax.lax.scan(lambda c, x: (c + jax.grad(total)(*x), None), 0 * a[0], (a, b))[0]
+
+
+WHOLE, INSIDE = "(1, 2, 3)", "(2, 3)"
+TRANSFORMED = {
+    "grad": (jax.grad(total), WHOLE),
+    "hessian": (lambda a, b: jax.jvp(jax.grad(total, 1), (a, b), (b, a)), WHOLE),
+    "checkpoint": (jax.grad(jax.checkpoint(total)), WHOLE),
+    "jit in jit": (jax.jit(lambda a, b: jax.jit(total)(a, b) + 1), WHOLE),
+    "cond": (
+        lambda a, b: jax.lax.cond(a[0, 0, 0] < 9, total, lambda a, b: 0.0, a, b),
+        WHOLE,
+    ),
+    "loop": (
+        lambda a, b: jax.lax.fori_loop(0, 2, lambda i, c: c + total(a, b), 0.0),
+        WHOLE,
+    ),
+    "vmap": (jax.vmap(kl_divergence), INSIDE),
+    "grad of vmap": (jax.grad(lambda a, b: jnp.sum(jax.vmap(total)(a, b))), INSIDE),
+    "vmap of grad": (jax.vmap(jax.grad(total)), INSIDE),
+    "scan": (over_rows, INSIDE),
+    "jvp of scan": (lambda a, b: jax.jvp(over_rows, (a, b), (b, a)), INSIDE),
+    "grad in scan": (gradients_in_a_scan, INSIDE),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_through_the_transforms_of_jax(name):
+    f, at = TRANSFORMED[name]
+    f = jax.jit(f)
+    bad = LOGITS.copy()
+    bad[1, 2, 3] = np.inf
+    f(LOGITS, bad)
+    message = f"kl_divergence: logits_q must be finite or -inf, found inf at index {at}."
+    assert refusal(checked(f), LOGITS, bad) == message
+    expected, found = f(LOGITS, LOGITS[::-1]), checked(f)(LOGITS, LOGITS[::-1])
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_reverse_mode_of_a_scan_is_not_checked():
+    # As the docstring says; when JAX keeps the checks there, it may say less.
+    bad = LOGITS * np.nan
+    checked(jax.jit(jax.grad(over_rows)))(LOGITS, bad)
+    assert "found nan at index (0, 0)" in refusal(checked(over_rows), LOGITS, bad)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_shards(check_vma):
+    mesh = jax.make_mesh((4,), ("vocab",), axis_types=(AxisType.Auto,))
+
+    def over_vocab(f):
+        g = functools.partial(f, axis_name="vocab")
+        specs = (P(None, None, "vocab"),) * 2
+        g = jax.shard_map(g, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma)
+        return checked(jax.jit(g))
+
+    bad = LOGITS.copy()
+    bad[1, 2, 3] = np.nan
+    over_vocab(kl_divergence)(LOGITS, LOGITS)
+    assert refusal(over_vocab(kl_divergence), LOGITS, bad) == (
+        "kl_divergence: logits_q must be finite or -inf, found nan at index (1, 2, 0)."
+    )
+    bad = PROBS.copy()
+    bad[1, 2] *= 1.5
+    over_vocab(kl_divergence_from_probs)(PROBS, PROBS)
+    assert refusal(over_vocab(kl_divergence_from_probs), bad, PROBS) == (
+        "kl_divergence_from_probs: p must sum to 1 within 0.00035, found 1.5 at index "
+        "(1, 2, :)."
+    )
+
+
+def test_an_explicit_mesh():
+    mesh = jax.make_mesh((2, 4), ("rows", "vocab"), axis_types=(AxisType.Explicit,) * 2)
+    spec = jax.NamedSharding(mesh, P("rows", None, "vocab"))
+    bad = PROBS.copy()
+    bad[1, 2, 3] += 1
+    index = INDEX.copy()
+    index[1, 2, 0] = -3
+    with jax.set_mesh(mesh):
+        x, y = (jax.device_put(x, spec) for x in (PROBS, bad))
+        checked(jax.jit(kl_divergence_from_probs))(x, x)
+        message = refusal(checked(jax.jit(kl_divergence_from_probs)), x, y)
+        assert message.endswith("found 2 at index (1, 2, :).")
+        rows = jax.NamedSharding(mesh, P("rows"))
+        top, good, index = (jax.device_put(x, rows) for x in (TOP, INDEX, index))
+        checked(jax.jit(topk_kl_divergence))(top, good, x)
+        message = refusal(checked(jax.jit(topk_kl_divergence)), top, index, x)
+        assert message.endswith(
+            "topk_index must be in [0, 4), found -3 at index (1, 2, 0)."
+        )
+
+
+@pytest.mark.parametrize(("f", "arguments"), FUNCTIONS, ids=lambda x: str(x)[:40])
+def test_nothing_without_it(f, arguments):
+    """No operation and no effect: which alone would slow every call."""
+    before = jax.jit(f).lower(**arguments).as_text()
+    checked(jax.jit(f))(**arguments)
+    jaxpr = jax.make_jaxpr(lambda x: f(**x))(arguments)
+    assert not jaxpr.effects
+    assert " check[" not in str(jaxpr)
+    assert jax.jit(f).lower(**arguments).as_text() == before
+
+
+def test_compiled_once():
+    traced = []
+
+    @jax.jit
+    def f(a, b):
+        traced.append(1)
+        return kl_divergence(a, b)
+
+    for _ in range(2):
+        f(LOGITS, LOGITS)
+        checked(f)(LOGITS, LOGITS)
+    assert len(traced) == 2  # once without, once with
+
+
+def test_it_is_the_outermost():
+    pattern = r"checked: it must be the outermost transform, as in checked\(jit\(f\)\)"
+    for f in (jax.jit(checked(total)), jax.grad(checked(total)), jax.vmap(checked(total))):
+        with pytest.raises(TypeError, match=pattern):
+            f(LOGITS, LOGITS)
+    with pytest.raises(TypeError, match="checked: the argument to transform must be"):
+        checked(LOGITS)
+
+
+def test_what_it_leaves_alone():
+    """Names, keywords, results of any form, and errors about anything else."""
+    g = checked(jax.jit(kl_divergence, static_argnames="axis"))
+    assert g.__name__ == "kl_divergence"
+    np.testing.assert_array_equal(
+        g(LOGITS, logits_q=LOGITS[::-1], axis=(0, 1)),
+        kl_divergence(LOGITS, LOGITS[::-1], axis=(0, 1)),
+    )
+    out = checked(weighted(kl_divergence))(LOGITS, LOGITS, weights=np.ones((2, 3), "f4"))
+    assert isinstance(out, Weighted)
+    with pytest.raises(ValueError, match="kl_divergence: axis must lie in"):
+        g(LOGITS, LOGITS, axis=7)
+    with pytest.raises(ValueError, match="estimator must be one of"):
+        checked(kl_estimate)(LOGITS, LOGITS, estimator="k4")
+    assert checked(rel_entr)(0.5, 0.25) == rel_entr(0.5, 0.25)
+    assert refusal(checked(rel_entr), 0.5, -0.25).endswith("found -0.25 at index ().")
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected", "good", "bad"),
+    [
+        (values.not_nan, "be a number", (-np.inf, 0, np.inf), (np.nan,)),
+        (values.finite, "be finite", (-1, 0), (np.nan, np.inf)),
+        (values.non_negative, "be >= 0", (0, np.inf), (np.nan, -1e-30)),
+        (values.positive, "be finite and > 0", (1e-30, 1), (np.nan, -1, 0, np.inf)),
+        (functools.partial(values.at_most, bound=3), "be <= 3", (3, -1), (3.5, np.nan)),
+        (values.unit_interval, "be in [0, 1]", (0, 1), (-0.5, 1.5, np.nan)),
+        (
+            functools.partial(values.unit_interval, open=True),
+            "be in (0, 1)",
+            (0.5, 1e-30),
+            (0, 1, np.nan),
+        ),
+    ],
+)
+def test_conditions(condition, expected, good, bad):
+    @checked
+    def f(x):
+        condition("f", "x", x)
+
+    f(np.asarray(good, "f4"))
+    for value in bad:
+        x = np.asarray([*good, value], "f4")
+        at = len(good)
+        assert refusal(f, x) == f"f: x must {expected}, found {value:.6g} at index ({at},)."
