@@ -44,7 +44,7 @@ def checked(fun: Callable[..., Result]) -> Callable[..., Result]:
 
     Expected are: logits and log-probabilities finite or -inf; probabilities and masses not
     negative; heads finite; indices of top-k teachers in range and not repeated; scales and
-    temperatures finite and > 0. Probabilities sum to 1 within
+    temperatures finite and > 0, weights finite. Probabilities sum to 1 within
 
         eps + n s / 2 + sqrt(e)
 
