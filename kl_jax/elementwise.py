@@ -1107,7 +1107,7 @@ def _normalizer_far(x: Array, y: Array, difference: Array) -> Array:
         jnp.where(z == 0, 0, log - jnp.log(jnp.abs(z)) - at_most(0, z))
         for z, log in zip((x, y), logs, strict=True)
     ]
-    direct = (values[0] - values[1]) - _normalizer_mean(y) * difference
+    direct = (of_both[0] - of_both[1]) - _normalizer_mean(y) * difference
     return jnp.where(large, exact, direct)
 
 

@@ -157,16 +157,11 @@ def positive(function: str, name: str, x: Array) -> None:
 
 
 @_when_checked
-def at_most(function: str, name: str, x: Array, bound: float) -> None:
-    """At most a number."""
-    _refuse(function, name, x, ~(x <= bound), f"be <= {bound}")
-
-
-@_when_checked
-def unit_interval(function: str, name: str, x: Array, *, open: bool = False) -> None:
-    """A number of [0, 1], or of (0, 1)."""
-    inside = (x > 0) & (x < 1) if open else (x >= 0) & (x <= 1)
-    _refuse(function, name, x, ~inside, f"be in {'(0, 1)' if open else '[0, 1]'}")
+def inside(
+    function: str, name: str, x: Array, contains: Callable[[Array], Array], expected: str
+) -> None:
+    """Any other condition on each entry, with what to say of it."""
+    _refuse(function, name, x, ~contains(x), expected)
 
 
 @_when_checked

@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+import kl_jax
 from kl_jax import (
     KLDivLoss,
     Weighted,
@@ -436,13 +437,11 @@ def test_what_it_leaves_alone():
         (values.finite, "be finite", (-1, 0), (np.nan, np.inf)),
         (values.non_negative, "be >= 0", (0, np.inf), (np.nan, -1e-30)),
         (values.positive, "be finite and > 0", (1e-30, 1), (np.nan, -1, 0, np.inf)),
-        (functools.partial(values.at_most, bound=3), "be <= 3", (3, -1), (3.5, np.nan)),
-        (values.unit_interval, "be in [0, 1]", (0, 1), (-0.5, 1.5, np.nan)),
         (
-            functools.partial(values.unit_interval, open=True),
-            "be in (0, 1)",
-            (0.5, 1e-30),
-            (0, 1, np.nan),
+            functools.partial(values.inside, contains=lambda x: x < 3, expected="be < 3"),
+            "be < 3",
+            (2, -np.inf),
+            (3, np.nan),
         ),
     ],
 )
@@ -456,3 +455,41 @@ def test_conditions(condition, expected, good, bad):
         x = np.asarray([*good, value], "f4")
         at = len(good)
         assert refusal(f, x) == f"f: x must {expected}, found {value:.6g} at index ({at},)."
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad", "message"),
+    [
+        (
+            *("normal", (0.0, [1.0, 2.0], 0.0, 1.0), (0.0, [1.0, -2.0], 0.0, 1.0)),
+            "scale_p must be > 0, found -2 at index (1,).",
+        ),
+        (
+            *("normal", (0.0, [1.0, 2.0], 0.0, 1.0), (np.nan, 1.0, 0.0, 1.0)),
+            "loc_p must be finite, found nan at index ().",
+        ),
+        (
+            *("bernoulli", ([0.0, 1.0], 0.5), ([0.0, 1.5], 0.5)),
+            "probs_p must be in [0, 1], found 1.5 at index (1,).",
+        ),
+        (
+            *("binomial", (3, 0.5, 3, 0.5), (2.5, 0.5, 3, 0.5)),
+            "total_count_p must be a whole number >= 0, found 2.5 at index ().",
+        ),
+        (
+            *("uniform", (0.0, 1.0, 0.0, 2.0), (0.0, 1.0, 0.0, -2.0)),
+            "high_q must be above the lower end, found -2 at index ().",
+        ),
+        (
+            *("dirichlet", ([[1.0, 2.0]] * 2, 1.0), ([[1.0, 2.0], [1.0, 0.0]], 1.0)),
+            "concentration_p must be > 0, found 0 at index (1, 1).",
+        ),
+    ],
+)
+def test_parameters(name, good, bad, message):
+    function = jax.jit(getattr(kl_jax.parametric, name))
+    as_given = lambda row: [x if np.isscalar(x) else np.asarray(x, "f4") for x in row]
+    np.testing.assert_array_equal(
+        checked(function)(*as_given(good)), function(*as_given(good))
+    )
+    assert refusal(checked(function), *as_given(bad)) == f"parametric.{name}: {message}"

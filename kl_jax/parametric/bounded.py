@@ -26,6 +26,7 @@ from kl_jax.parametric.domain import (
     finite,
     non_negative,
     open_probability,
+    ordered,
     positive,
     within,
 )
@@ -45,7 +46,7 @@ def uniform(
     )
     value = log1p(over((low_p - low_q) + (high_q - high_p), high_p - low_p))
     value = jnp.where((low_q <= low_p) & (high_p <= high_q), value, jnp.inf)
-    return within(value, low_p < high_p, low_q < high_q)
+    return within(value, ordered(name, high_p=high_p - low_p, high_q=high_q - low_q))
 
 
 def _two_word_sum(x: Array) -> tuple[Array, Array]:
@@ -188,4 +189,8 @@ def von_mises(
     )
     turned = jnp.square(jnp.sin((loc_p - loc_q) / 2))
     value = bregman(LOG_BESSEL, k_q, k_p, k_q - k_p) + 2 * bessel_ratio(k_p) * k_q * turned
-    return within(value, non_negative(name, concentration_p=k_p, concentration_q=k_q))
+    return within(
+        value,
+        finite(name, loc_p=loc_p, loc_q=loc_q),
+        non_negative(name, concentration_p=k_p, concentration_q=k_q),
+    )

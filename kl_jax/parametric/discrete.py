@@ -11,6 +11,7 @@ from kl_jax.elementwise import SOFTPLUS, bregman, generalized_kl_term, over
 from kl_jax.parametric.domain import (
     count,
     non_negative,
+    number,
     positive_probability,
     probability,
     within,
@@ -40,7 +41,8 @@ def bernoulli_logits(logits_p: ArrayLike, logits_q: ArrayLike) -> Array:
     """
     name = "parametric.bernoulli_logits"
     p, q = contracts.parameters(name, logits_p=logits_p, logits_q=logits_q)
-    return bregman(SOFTPLUS, q, p, jnp.where(p == q, 0, q - p))
+    value = bregman(SOFTPLUS, q, p, jnp.where(p == q, 0, q - p))
+    return within(value, number(name, logits_p=p, logits_q=q))
 
 
 def binomial(

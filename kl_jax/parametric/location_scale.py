@@ -20,7 +20,7 @@ from kl_jax.elementwise import (
     over,
     phi,
 )
-from kl_jax.parametric.domain import positive, within
+from kl_jax.parametric.domain import finite, number, positive, within
 
 
 def _scales(p: Array, q: Array) -> Array:
@@ -34,7 +34,11 @@ def named_normal(name: str, loc_p: Any, scale_p: Any, loc_q: Any, scale_q: Any) 
         name, loc_p=loc_p, scale_p=scale_p, loc_q=loc_q, scale_q=scale_q
     )
     value = _scales(scale_p, scale_q) + jnp.square(over(loc_p - loc_q, scale_q)) / 2
-    return within(value, positive(name, scale_p=scale_p, scale_q=scale_q))
+    return within(
+        value,
+        finite(name, loc_p=loc_p, loc_q=loc_q),
+        positive(name, scale_p=scale_p, scale_q=scale_q),
+    )
 
 
 def normal(
@@ -59,7 +63,8 @@ def normal_standard(mean: ArrayLike, log_variance: ArrayLike) -> Array:
     """
     name = "parametric.normal_standard"
     mean, log_variance = contracts.parameters(name, mean=mean, log_variance=log_variance)
-    return (jnp.square(mean) + phi(log_variance)) / 2
+    value = (jnp.square(mean) + phi(log_variance)) / 2
+    return within(value, number(name, mean=mean, log_variance=log_variance))
 
 
 def log_normal(
@@ -109,7 +114,11 @@ def laplace(
     value = itakura_saito(scale_p, scale_q) + jnp.where(
         near, ratio * absolute_excess(t), far
     )
-    return within(value, positive(name, scale_p=scale_p, scale_q=scale_q))
+    return within(
+        value,
+        finite(name, loc_p=loc_p, loc_q=loc_q),
+        positive(name, scale_p=scale_p, scale_q=scale_q),
+    )
 
 
 def cauchy(
@@ -140,7 +149,11 @@ def cauchy(
     size = jnp.hypot(outside[1] + outside[2], outside[0])
     far = 2 * jnp.log(size / 2) - jnp.log(outside[1]) - jnp.log(outside[2])
     value = jnp.where(near, log1p(ratio(*inside)), far)
-    return within(value, positive(name, scale_p=scale_p, scale_q=scale_q))
+    return within(
+        value,
+        finite(name, loc_p=loc_p, loc_q=loc_q),
+        positive(name, scale_p=scale_p, scale_q=scale_q),
+    )
 
 
 # Euler's constant: -digamma(1).
@@ -172,7 +185,11 @@ def gumbel(
     )
     shift = over(loc_p - loc_q, scale_q)
     value = _extreme_values(over(scale_p, scale_q), -excess(scale_p, scale_q), shift)
-    return within(value, positive(name, scale_p=scale_p, scale_q=scale_q))
+    return within(
+        value,
+        finite(name, loc_p=loc_p, loc_q=loc_q),
+        positive(name, scale_p=scale_p, scale_q=scale_q),
+    )
 
 
 def weibull(

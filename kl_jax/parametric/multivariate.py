@@ -16,7 +16,7 @@ from kl_jax.elementwise import (
     tangent,
     with_own_rule,
 )
-from kl_jax.parametric.domain import positive, within
+from kl_jax.parametric.domain import finite, positive, within
 from kl_jax.parametric.location_scale import named_normal
 
 
@@ -63,7 +63,9 @@ def multivariate_normal(
     n = lax.linalg.triangular_solve(factor_q, changes, left_side=True, lower=True)
     diagonals = [jnp.diagonal(x, axis1=-2, axis2=-1) for x in (factor_p, factor_q)]
     value = jnp.sum(jnp.square(n), (-2, -1)) / 2 + jnp.sum(itakura_saito(*diagonals), -1)
-    parts = positive(name, scale_tril_p=diagonals[0], scale_tril_q=diagonals[1])
+    names = ("the diagonal of scale_tril_p", "the diagonal of scale_tril_q")
+    parts = positive(name, **dict(zip(names, diagonals, strict=True)))
+    parts &= finite(name, loc_p=loc_p, loc_q=loc_q)
     return within(value, jnp.all(parts, -1))
 
 
@@ -137,6 +139,7 @@ def low_rank_multivariate_normal(
     value = ridge + _log_det_excess(y) + _total(changes)
     value = (value + jnp.sum(itakura_saito(diag_p, diag_q), -1)) / 2
     parts = positive(name, cov_diag_p=diag_p, cov_diag_q=diag_q)
+    parts &= finite(name, loc_p=loc_p, loc_q=loc_q)
     return within(value, jnp.all(parts, -1))
 
 
