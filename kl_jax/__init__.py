@@ -15,6 +15,9 @@ from kl_jax.divergences import tempered as tempered
 from kl_jax.elementwise import generalized_kl as generalized_kl
 from kl_jax.elementwise import rel_entr as rel_entr
 from kl_jax.estimators import kl_estimate as kl_estimate
+from kl_jax.estimators import kl_from_counts as kl_from_counts
+from kl_jax.estimators import kl_from_densities as kl_from_densities
+from kl_jax.estimators import kl_from_samples as kl_from_samples
 from kl_jax.linear import linear_kl_divergence as linear_kl_divergence
 from kl_jax.reductions import Weighted as Weighted
 from kl_jax.reductions import batchmean as batchmean

@@ -47,12 +47,11 @@ def _array(function: str, name: str, value: Any) -> Array:
         ) from None
 
 
-def function(function: str, fun: Any) -> None:
-    """What a transform transforms."""
+def function(function: str, fun: Any, name: str = "the argument to transform") -> None:
+    """What a transform transforms, or a function of a scalar."""
     if not callable(fun):
         raise TypeError(
-            f"{function}: the argument to transform must be a function, "
-            f"found {type(fun).__name__}."
+            f"{function}: {name} must be a function, found {type(fun).__name__}."
         )
 
 
@@ -109,21 +108,76 @@ def count(function: str, name: str, value: Any) -> Array:
     return array
 
 
+def _numbers(function: str, **arguments: Any) -> list[Array]:
+    """`floats`, where a Python integer is a number like any other."""
+    numbers = {
+        name: float(x) if isinstance(x, int) and not isinstance(x, bool) else x
+        for name, x in arguments.items()
+    }
+    return floats(function, **numbers)
+
+
 def parameters(function: str, **arguments: Any) -> list[Array]:
-    """Parameters of equal shape or 0-d, as arrays of one shape and of the result dtype. A
-    Python integer is a number like any other.
-    """
-
-    def number(value: Any) -> Any:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        return float(value) if whole else value
-
-    arrays = floats(function, **{k: number(value) for k, value in arguments.items()})
+    """Parameters of equal shape or 0-d, as arrays of one shape and of the result dtype."""
+    arrays = _numbers(function, **arguments)
     named = dict(zip(arguments, arrays, strict=True))
     of_rows = {name: array for name, array in named.items() if array.ndim}
     if of_rows:
         equal_shapes(function, **of_rows)
     return broadcast(function, **named)
+
+
+def samples(function: str, k: int, **arguments: Array) -> None:
+    """Two matrices [samples, dimensions] with k neighbours for each sample of the first."""
+    (first, x), (second, y) = arguments.items()
+    for name, array in arguments.items():
+        if array.ndim != 2 or not array.shape[1]:
+            raise ValueError(
+                f"{function}: {name} must have shape [samples, dimensions], with at least "
+                f"one dimension, found {array.shape}."
+            )
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(
+            f"{function}: {second} must have the dimensions of {first}, {x.shape[1]}, "
+            f"found {y.shape[1]}."
+        )
+    for name, array, least in ((first, x, k + 1), (second, y, k)):
+        if len(array) < least:
+            raise ValueError(
+                f"{function}: {name} must have at least {least} samples for k={k}, "
+                f"found {len(array)}."
+            )
+
+
+def counts(function: str, **arguments: Any) -> list[Array]:
+    """Integers or floating point, as arrays of the result dtype: float64 if one has 64
+    bits, else float32.
+    """
+    arrays = {}
+    for name, value in arguments.items():
+        if isinstance(value, np.ndarray) and value.dtype in (np.int64, np.uint64):
+            value = value.astype(np.float64)  # without x64 JAX would cut the upper 32 bits
+        array = _array(function, name, value)
+        if jnp.issubdtype(array.dtype, jnp.integer):
+            array = array.astype(jnp.float64 if array.dtype.itemsize > 4 else jnp.float32)
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(
+                f"{function}: {name} must be real numbers, found dtype {array.dtype}."
+            )
+        arrays[name] = array
+    return floats(function, **arrays)
+
+
+def limits(function: str, **arguments: Any) -> list[Array]:
+    """Numbers or 0-d floating arrays, in the dtype of the arrays among them."""
+    arrays = _numbers(function, **arguments)
+    for name, array in zip(arguments, arrays, strict=True):
+        if array.ndim:
+            raise ValueError(
+                f"{function}: {name} must be a number or a 0-d array, "
+                f"found shape {array.shape}."
+            )
+    return arrays
 
 
 def equal_shapes(function: str, **arguments: Array) -> None:
@@ -365,6 +419,26 @@ def positive_integer(function: str, name: str, value: Any) -> int:
     if value <= 0:
         raise ValueError(f"{function}: {name} must be > 0, found {value!r}.")
     return int(value)
+
+
+def non_negative(function: str, name: str, value: Any) -> float:
+    """A keyword that takes a finite Python number >= 0, known while tracing."""
+    _real(function, name, value)
+    if not 0 <= value <= float(np.finfo(np.float32).max):
+        raise ValueError(
+            f"{function}: {name} must be finite and >= 0 in float32, found {value!r}."
+        )
+    return float(value)
+
+
+def order(function: str, value: Any, least: int) -> int:
+    """The number of nodes of a rule of which every second one is a rule too."""
+    value = positive_integer(function, "order", value)
+    if value < least or not value % 2:
+        raise ValueError(
+            f"{function}: order must be odd and at least {least}, found {value!r}."
+        )
+    return value
 
 
 def fraction(function: str, name: str, value: Any) -> float:

@@ -16,6 +16,10 @@ from kl_jax import (
     generalized_kl,
     kl_divergence,
     kl_divergence_from_probs,
+    kl_estimate,
+    kl_from_counts,
+    kl_from_densities,
+    kl_from_samples,
     linear_kl_divergence,
     masked,
     mean,
@@ -29,12 +33,13 @@ from kl_jax import sum as sum_
 
 A = np.zeros((4, 3), np.float32)
 ROWS = (kl_divergence, kl_divergence_from_probs)
-PAIRS = (rel_entr, generalized_kl, *ROWS)
+PAIRS = (rel_entr, generalized_kl, *ROWS, kl_estimate)
 NAMES = {
     rel_entr: ("p", "q"),
     generalized_kl: ("p", "q"),
     kl_divergence: ("logits_p", "logits_q"),
     kl_divergence_from_probs: ("p", "q"),
+    kl_estimate: ("log_p", "log_q"),
 }
 
 
@@ -360,3 +365,83 @@ def test_linear_heads():
     none = [np.zeros(s, np.float32) for s in ((4, 3), (3, 0), (4, 2), (2, 0))]
     pattern = f"{name}: there must be at least one outcome"
     refuses(ValueError, pattern, linear_kl_divergence, *none)
+
+
+def test_estimator_is_one_of_three():
+    pattern = "kl_estimate: estimator must be one of 'k1', 'k2', 'k3', found 'k4'"
+    refuses(ValueError, pattern, kl_estimate, A, A, estimator="k4")
+
+
+def test_samples():
+    def refused(error, pattern, x=A, y=A, **keywords):
+        refuses(error, f"kl_from_samples: {pattern}", kl_from_samples, x, y, **keywords)
+
+    expected = (
+        r"must have shape \[samples, dimensions\], with at least one dimension, found"
+    )
+    for shape in ((4,), (), (2, 4, 3), (4, 0)):
+        z = np.zeros(shape, np.float32)
+        found = ", ".join(map(str, shape))
+        refused(ValueError, rf"x {expected} \({found}", x=z)
+        refused(ValueError, rf"y {expected} \({found}", y=z)
+    refused(ValueError, "y must have the dimensions of x, 3, found 2", y=A[:, :2])
+    refused(ValueError, "x must have at least 5 samples for k=4, found 4", k=4)
+    refused(ValueError, "y must have at least 3 samples for k=3, found 2", y=A[:2], k=3)
+    refused(ValueError, "y must have at least 1 samples for k=1, found 0", y=A[:0])
+    refused(ValueError, "k must be > 0, found 0", k=0)
+    refused(TypeError, "k must be an integer, found 1.0", k=1.0)
+    refused(TypeError, "x must be floating point, found dtype int32", x=A.astype(np.int32))
+    refused(TypeError, "y must be an array, found list", y=[[0.0]])
+
+
+def test_counts():
+    def refused(error, pattern, *args, **keywords):
+        refuses(error, f"kl_from_counts: {pattern}", kl_from_counts, *args, **keywords)
+
+    for shape in ((4, 1), (3,), ()):
+        z = np.zeros(shape, np.float32)
+        refused(ValueError, "counts_q must have the shape of counts_p", A, z)
+    scalar = np.float32(1)
+    pattern = "kl_from_counts: counts_p must have at least one axis"
+    with pytest.raises(ValueError, match=pattern):
+        kl_from_counts(scalar, scalar)
+    refused(ValueError, "there must be at least one outcome", A[:, :0], A[:, :0])
+    for kind in (np.bool_, np.complex64):
+        found = f"must be real numbers, found dtype {np.dtype(kind)}"
+        refused(TypeError, f"counts_p {found}", A.astype(kind), A)
+    refused(TypeError, "counts_q must be an array, found list", A[0], [1, 2, 3])
+    for value in (-0.5, np.inf, np.nan, 1e39):
+        pattern = "pseudocount must be finite and >= 0 in float32, found"
+        refused(ValueError, pattern, A, A, pseudocount=value)
+    for value in ("1", None, True):
+        refused(TypeError, "pseudocount must be a number", A, A, pseudocount=value)
+
+
+def test_densities():
+    flat = lambda x: -x
+
+    def refused(error, pattern, p=flat, q=flat, low=0, high=1, **keywords):
+        pattern = f"kl_from_densities: {pattern}"
+        refuses(error, pattern, kl_from_densities, p, q, low, high, **keywords)
+
+    refused(TypeError, "log_p must be a function, found float", p=0.5)
+    refused(TypeError, "log_q must be a function, found str", q="x")
+    refused(ValueError, r"low must be a number or a 0-d array, found shape \(4, 3\)", low=A)
+    refused(ValueError, r"high must be a number or a 0-d array", high=A[0])
+    for value, found in (
+        (None, "be an array"),
+        (True, "be floating point"),
+        ("1", "be an"),
+    ):
+        refused(TypeError, f"high must {found}", high=value)
+    for order in (4, 512, 3, 1):
+        refused(ValueError, f"order must be odd and at least 5, found {order}", order=order)
+    refused(ValueError, "order must be > 0, found -5", order=-5)
+    refused(TypeError, "order must be an integer, found 51.0", order=51.0)
+    refused(TypeError, "with_error must be a bool, found 1", with_error=1)
+    pattern = "the result of log_p must be an array, found list"
+    refused(TypeError, pattern, p=lambda x: [x])
+    pattern = "the result of log_q must be floating point, found dtype int32"
+    refused(TypeError, pattern, q=lambda x: jnp.int32(0))
+    pattern = r"the result of log_q must have the shape of the result of log_p, \(\), found"
+    refused(ValueError, pattern, q=lambda x: jnp.stack([x, x]))

@@ -30,6 +30,10 @@ def test_public_names():
         "kl_div",
         "kl_divergence",
         "kl_divergence_from_probs",
+        "kl_estimate",
+        "kl_from_counts",
+        "kl_from_densities",
+        "kl_from_samples",
         "linear_kl_divergence",
         "masked",
         "mean",
@@ -78,6 +82,10 @@ KINDS = {
     "renyi_divergence": "divergence",
     "topk_kl_divergence": "divergence",
     "linear_kl_divergence": "divergence",
+    "kl_estimate": "divergence",
+    "kl_from_counts": "divergence",
+    "kl_from_densities": "divergence",
+    "kl_from_samples": "divergence",
     "kl_div": "divergence",
     "sum": "reduction",
     "mean": "reduction",
@@ -101,6 +109,26 @@ def test_docstring(name):
         assert section in doc, f"{name}: no {section}"
 
 
+PARAMETRIC = [
+    name for name, value in vars(kl_jax.parametric).items() if inspect.isfunction(value)
+]
+
+
+def test_parametric_names():
+    """The functions are in a table, with the parameters of one distribution in order."""
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", kl_jax.parametric.__doc__, re.M))
+    assert sorted(rows) == sorted(PARAMETRIC)
+    for name, row in rows.items():
+        function = getattr(kl_jax.parametric, name)
+        found = list(inspect.signature(function).parameters)
+        of_one = row.strip().split(", ")
+        if name == "normal_standard":
+            assert found == of_one
+        else:
+            assert found == [f"{p}_{side}" for side in "pq" for p in of_one]
+        assert "\n>>> " in inspect.getdoc(function)
+
+
 # contracts <- values <- elementwise <- blocks <- divergences <- topk and linear, values <-
 # reductions; nothing imports torch_compat but the package itself.
 MAY_IMPORT = {
@@ -112,11 +140,15 @@ MAY_IMPORT = {
     "reductions": {"contracts", "values"},
     "topk": {"blocks", "contracts", "divergences", "elementwise", "values"},
     "linear": {"blocks", "contracts", "divergences", "elementwise", "values"},
+    "estimators": {"contracts", "elementwise", "values"},
+    "parametric": {"contracts", "elementwise", "values", "parametric"},
     "torch_compat": {"contracts", "elementwise", "reductions", "values"},
     "__init__": {
         "divergences",
         "elementwise",
+        "estimators",
         "linear",
+        "parametric",
         "reductions",
         "topk",
         "torch_compat",
@@ -135,11 +167,11 @@ def imported(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
 def test_imports_point_one_way(path):
     names = list(imported(path))
     inside = {n.split(".")[1] for n in names if n.startswith("kl_jax.")}
-    assert inside <= MAY_IMPORT[path.stem]
+    assert inside <= MAY_IMPORT[path.relative_to(PACKAGE).parts[0].removesuffix(".py")]
     outside = {n.split(".")[0] for n in names} - {"kl_jax", "__future__"}
     third_party = {n for n in outside if n in {"jax", "chex", "numpy", "optax", "flax"}}
     allowed = {"jax", "chex", "numpy"} if path.stem == "contracts" else {"jax"}
