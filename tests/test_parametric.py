@@ -19,19 +19,28 @@ NAMES = parametric_grid.NAMES
 PARAMETERS = parametric_grid.PARAMETERS
 SCALAR = [name for name in NAMES if "vector" not in PARAMETERS[name]]
 
-# The largest relative error of a value, and of a derivative relative to the largest one.
-START = {"float32": 1e-5, "float64": 1e-13}
-START_OF_GRADIENT = {"float32": 1e-4, "float64": 1e-12}
-BOUND = dict.fromkeys(NAMES, START)
-GRADIENT_BOUND = dict.fromkeys(NAMES, START_OF_GRADIENT)
-
-# The largest derivative where p = q: 0, but where one matrix is divided by another.
+# The largest relative error of a value, and of a derivative relative to the largest one:
+# twice the worst seen on this grid or in the benchmark, and rounded up.
+BOUND = {name: {"float32": 1e-6, "float64": 1e-14} for name in NAMES}
+GRADIENT_BOUND = {name: {"float32": 3e-6, "float64": 1e-14} for name in NAMES}
+for name in ("gumbel", "weibull"):  # e^w amplifies the error of w = 20 ... 70 by w
+    BOUND[name] = {"float32": 1e-5, "float64": 3e-14}
+    GRADIENT_BOUND[name] = {"float32": 2e-5, "float64": 3e-14}
+# Where one concentration is 1e8 of the other, the gradient in it is a difference.
+GRADIENT_BOUND["beta"] = {"float32": 2e-5, "float64": 3e-14}
+# In proportion to the condition number, here up to 1e3.
+BOUND["multivariate_normal"] = {"float32": 5e-5, "float64": 2e-13}
+GRADIENT_BOUND["multivariate_normal"] = {"float32": 1e-4, "float64": 1e-12}
+# For factors of one size against independent ones.
+BOUND["low_rank_multivariate_normal"] = {"float32": 5e-6, "float64": 2e-14}
+GRADIENT_BOUND["low_rank_multivariate_normal"] = {"float32": 1e-5, "float64": 5e-14}
+SECOND_BOUND = {"float32": 1e-4, "float64": 1e-12}
 FLAT_BOUND = {name: {"float32": 0.0, "float64": 0.0} for name in NAMES}
-FLAT_BOUND["multivariate_normal"] = START_OF_GRADIENT
-FLAT_BOUND["low_rank_multivariate_normal"] = START_OF_GRADIENT
+FLAT_BOUND["multivariate_normal"] = SECOND_BOUND
+FLAT_BOUND["low_rank_multivariate_normal"] = SECOND_BOUND
 
 # Nothing is promised of smaller numbers: they may be flushed to 0.
-TINY = {dtype: float(np.finfo(dtype).smallest_normal) for dtype in START}
+TINY = {dtype: float(np.finfo(dtype).smallest_normal) for dtype in SECOND_BOUND}
 
 # Rows of one call. All calls for numbers are of this size: one program for each function.
 ROWS = 160
@@ -191,7 +200,7 @@ def test_second_derivatives_where_p_is_q_are_the_fisher_information(name, dtype)
         true = fisher(name, row)
         unit = [float(parametric_grid.units(name, (*row, *row))[i]) for i in positions[:n]]
         scaled = np.outer(unit, unit)
-        close = START_OF_GRADIENT[dtype] * np.abs(true * scaled).max()
+        close = SECOND_BOUND[dtype] * np.abs(true * scaled).max()
         blocks = found[k].reshape(2, n, 2, n)
         for i, j, sign in ((0, 0, 1), (1, 1, 1), (0, 1, -1), (1, 0, -1)):
             error = np.abs(blocks[i, :, j] - sign * true) * scaled
@@ -216,7 +225,7 @@ def test_second_derivatives_of_dirichlet_where_p_is_q(dtype):
             true = np.diag([float(mp.psi(1, v)) for v in x]) - total
         for i, j in np.ndindex(2, 2):
             expected = true if i == j else -true
-            close = START_OF_GRADIENT[dtype] * np.abs(true).max()
+            close = SECOND_BOUND[dtype] * np.abs(true).max()
             np.testing.assert_allclose(hessian[i][j][k], expected, rtol=0, atol=close)
 
 
@@ -229,7 +238,7 @@ def test_second_derivatives_of_normal_standard(dtype):
     np.testing.assert_array_equal(mm, 1)
     np.testing.assert_array_equal(mv, 0)
     np.testing.assert_array_equal(vm, 0)
-    np.testing.assert_allclose(vv, np.exp(y) / 2, rtol=START[dtype])
+    np.testing.assert_allclose(vv, np.exp(y) / 2, rtol=BOUND["normal_standard"][dtype])
 
 
 # --- transformations ---------------------------------------------------------------------
