@@ -44,9 +44,9 @@ from kl_jax.elementwise import (
     scaled_phi,
     scaled_phi_difference,
     tangent,
-    two_sum,
     with_own_rule,
 )
+from kl_jax.two_words import two_sum
 
 __all__ = [
     "jeffreys_divergence",

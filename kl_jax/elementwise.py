@@ -36,6 +36,7 @@ from jax.scipy.special import i1e as bessel_i1e
 from jax.typing import ArrayLike
 
 from kl_jax import contracts, values
+from kl_jax.two_words import two_sum
 
 __all__ = ["generalized_kl", "rel_entr"]
 
@@ -104,27 +105,6 @@ def _polynomial(coefficients: list[float], x: Array) -> Array:
     for c in reversed(coefficients[:-1]):
         total = total * x + jnp.asarray(c, x.dtype)
     return total
-
-
-def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """a + b rounded, and its rounding error (Knuth). Exact: no operand is a literal,
-    so XLA has nothing to fold.
-    """
-    total = a + b
-    other = total - a
-    return total, (a - (total - other)) + (b - other)
-
-
-def two_prod(a: Array, b: Array) -> tuple[Array, Array]:
-    """a b within 1.5 ULP, and what it lacks, exactly unless that underflows (Dekker). Every
-    product formed here is exact, so that none changes where XLA fuses it with a sum.
-    """
-    info = jnp.finfo(a.dtype)
-    half = (info.nmant - 1) // 2  # parts of 12 bits, and of 26
-    a_high, b_high = (jax.lax.reduce_precision(x, info.nexp, half) for x in (a, b))
-    a_low, b_low = a - a_high, b - b_high
-    product, error = two_sum(a_high * b_high, a_high * b_low + a_low * b_high)
-    return product, error + a_low * b_low
 
 
 def at_least(bound: ArrayLike, x: Array) -> Array:

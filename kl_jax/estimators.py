@@ -21,10 +21,9 @@ from kl_jax.elementwise import (
     phi,
     rel_entr_of_logs,
     tangent,
-    two_prod,
-    two_sum,
     with_own_rule,
 )
+from kl_jax.two_words import sum_last, two_prod, two_sum
 
 __all__ = ["kl_estimate", "kl_from_counts", "kl_from_densities", "kl_from_samples"]
 
@@ -325,21 +324,10 @@ class _Side(NamedTuple):
     total_low: Array
 
 
-def _sum_and_error(high: Array, low: Array) -> tuple[Array, Array]:
-    """Of the last axis: a tree of exact sums."""
-    while (size := high.shape[-1]) > 1:
-        pad = [(0, 0)] * (high.ndim - 1) + [(0, size % 2)]
-        high, low = jnp.pad(high, pad), jnp.pad(low, pad)
-        half = high.shape[-1] // 2
-        high, error = two_sum(high[..., :half], high[..., half:])
-        low = low[..., :half] + low[..., half:] + error
-    return two_sum(high, low)
-
-
 def _side(pseudocount: float, counts: Array) -> _Side:
     # Not two_sum(counts, pseudocount): with a literal operand XLA folds what it takes back.
     count = two_sum(jnp.maximum(counts, pseudocount), jnp.minimum(counts, pseudocount))
-    total = _sum_and_error(*count)
+    total = sum_last(*count)
     # Counts below 1: from there on generalized_kl scales down, and s^2 p may underflow.
     unit = 2 * _power_of_2_at(total[0])
     return _Side(*(x / unit for x in (*count, *total)))
@@ -359,7 +347,7 @@ def _rescaled(p: _Side, q: _Side) -> tuple[Array, Array]:
 def _from_counts(pseudocount: float, counts_p: Array, counts_q: Array) -> Array:
     p, q = _side(pseudocount, counts_p), _side(pseudocount, counts_q)
     terms = generalized_kl_term(p.count, *_rescaled(p, q))
-    value = (_sum_and_error(terms, jnp.zeros_like(terms))[0] / p.total)[..., 0]
+    value = (sum_last(terms, jnp.zeros_like(terms))[0] / p.total)[..., 0]
     value = jnp.where(jnp.any(terms == jnp.inf, -1), jnp.inf, value)  # its error is nan
     valid = jnp.all((counts_p >= 0) & (counts_q >= 0), -1)
     return jnp.where(valid & (value >= 0), value, jnp.nan)

@@ -40,7 +40,7 @@ are those of x log x and of -log x.
 | `von_mises` | loc, concentration | 1e-3 to 1e6 | 6.1 |
 | `multivariate_normal` | loc, scale_tril | condition number to 30 | 3.7 |
 | `multivariate_normal_diag` | loc, scale | 1e-3 to 1e6 | 2.6 |
-| `low_rank_multivariate_normal` | loc, cov_factor, cov_diag | factors 0.1 to 30, diag 0.1 to 10 | 16.9 |
+| `low_rank_multivariate_normal` | loc, cov_factor, cov_diag | factors 0.1 to 30 | 16.9 |
 
 Shapes: parameters have equal shapes or none (a number serves every row), and the result has
 that shape; `dirichlet` and the multivariate normals use up the last axis. Dtypes: float64

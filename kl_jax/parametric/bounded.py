@@ -19,8 +19,6 @@ from kl_jax.elementwise import (
     log1p,
     log_ratio,
     over,
-    two_prod,
-    two_sum,
 )
 from kl_jax.parametric.domain import (
     finite,
@@ -30,6 +28,7 @@ from kl_jax.parametric.domain import (
     positive,
     within,
 )
+from kl_jax.two_words import sum_last, two_prod
 
 
 def uniform(
@@ -49,21 +48,10 @@ def uniform(
     return within(value, ordered(name, high_p=high_p - low_p, high_q=high_q - low_q))
 
 
-def _two_word_sum(x: Array) -> tuple[Array, Array]:
-    """The sum over the last axis, and its rounding error."""
-    size = 1 << (x.shape[-1] - 1).bit_length()
-    high = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])])
-    low = jnp.zeros_like(high)
-    while size > 1:
-        size //= 2
-        high, error = two_sum(high[..., :size], high[..., size:])
-        low = low[..., :size] + low[..., size:] + error
-    return high, low
-
-
 def _dirichlet(a: Array, b: Array) -> Array:
     """Over the last axis."""
-    (total_a, error_a), (total_b, error_b) = _two_word_sum(a), _two_word_sum(b)
+    nothing = jnp.zeros_like(a)
+    (total_a, error_a), (total_b, error_b) = sum_last(a, nothing), sum_last(b, nothing)
     # b - a B / A, which is 0 for proportional a and b however different.
     one, other = two_prod(b, total_a), two_prod(a, total_b)
     rest = (one[1] - other[1]) + ((b - a) * error_a + a * (error_a - error_b))

@@ -17,9 +17,9 @@ from kl_jax.elementwise import (
     log_gamma_bregman,
     log_ratio,
     over,
-    two_prod,
 )
 from kl_jax.parametric.domain import positive, within
+from kl_jax.two_words import two_prod
 
 
 def exponential(rate_p: ArrayLike, rate_q: ArrayLike) -> Array:
