@@ -4,6 +4,7 @@ eagerly and under `jit`.
 """
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from kl_jax import (
     linear_kl_divergence,
     masked,
     mean,
+    parametric,
     rel_entr,
     reverse,
     tempered,
@@ -445,3 +447,85 @@ def test_densities():
     refused(TypeError, pattern, q=lambda x: jnp.int32(0))
     pattern = r"the result of log_q must have the shape of the result of log_p, \(\), found"
     refused(ValueError, pattern, q=lambda x: jnp.stack([x, x]))
+
+
+# --- parametric ------------------------------------------------------------------
+
+MATRICES = {
+    "multivariate_normal": {"scale_tril": (4, 3, 3), "loc": (4, 3)},
+    "low_rank_multivariate_normal": {
+        "cov_factor": (4, 3, 2),
+        "loc": (4, 3),
+        "cov_diag": (4, 3),
+    },
+}
+PARAMETRIC = [name for name in vars(parametric) if callable(getattr(parametric, name))]
+
+
+def shapes_of(name):
+    """Those of the parameters that are accepted, by name."""
+    found = {}
+    for parameter in inspect.signature(getattr(parametric, name)).parameters:
+        of_one = parameter.removesuffix("_p").removesuffix("_q")
+        found[parameter] = MATRICES.get(name, {}).get(of_one, (4, 3))
+    return found
+
+
+@pytest.mark.parametrize("name", PARAMETRIC)
+def test_parameters_have_one_shape_and_are_floating_point(name):
+    function, shapes = getattr(parametric, name), shapes_of(name)
+    good = {key: np.full(shape, 0.5, np.float32) for key, shape in shapes.items()}
+    jax.eval_shape(function, *good.values())
+    first = next(iter(MATRICES.get(name, shapes)))  # the one that the others are held to
+    for key, shape in shapes.items():
+        bad = {**good, key: np.full((*shape[:-1], 7), 0.5, np.float32)}
+        blamed = r"\w+" if key.startswith(first) else key
+        refuses(ValueError, f"parametric.{name}: {blamed} must", function, *bad.values())
+        bad = {**good, key: np.full(shape, True)}
+        pattern = f"parametric.{name}: {key} must be floating point, found dtype bool"
+        refuses(TypeError, pattern, function, *bad.values())
+
+
+def test_parameters_of_vectors_and_matrices():
+    one, eye = np.ones(2, np.float32), np.eye(2, dtype=np.float32)
+    for name, args, pattern in (
+        ("dirichlet", (1.0, 2.0), "concentration_p must have at least one axis"),
+        ("dirichlet", (one[:0], 2.0), "there must be at least one outcome"),
+        (
+            "multivariate_normal_diag",
+            (0.0, 1.0, 0.0, 1.0),
+            "one of the parameters must have at least one axis",
+        ),
+        (
+            "multivariate_normal",
+            (0.0, one, 0.0, one),
+            "scale_tril_p must be matrices along the last two axes",
+        ),
+        (
+            "multivariate_normal",
+            (0.0, eye[:1], 0.0, eye[:1]),
+            "scale_tril_p must be square along the last two axes",
+        ),
+        (
+            "multivariate_normal",
+            (np.ones(3, np.float32), eye, 0.0, eye),
+            r"loc_p must have shape \(2,\), found \(3,\)",
+        ),
+        (
+            "low_rank_multivariate_normal",
+            (0.0, one, 1.0, 0.0, one, 1.0),
+            "cov_factor_p must be matrices along the last two axes",
+        ),
+    ):
+        refuses(
+            ValueError, f"parametric.{name}: {pattern}", getattr(parametric, name), *args
+        )
+
+
+def test_parameters_may_be_numbers():
+    assert parametric.normal(0, 1, 1, 2) == parametric.normal(0.0, 1.0, 1.0, 2.0)
+    row = parametric.normal(0, np.ones(3, np.float32), 1, 2)
+    np.testing.assert_array_equal(row, parametric.normal(0, 1, 1, 2))
+    count = parametric.binomial(np.int32(3), 0.5, np.full(2, 3), 0.25)
+    np.testing.assert_allclose(count, 3 * parametric.bernoulli(0.5, 0.25), rtol=3e-7)
+    assert count.dtype == np.float32

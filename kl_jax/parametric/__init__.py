@@ -49,9 +49,9 @@ if a parameter is, else float32. A wrong shape is a `ValueError` and a wrong dty
 
 Boundary: inf where p has mass outside the support of q. nan for parameters outside their
   domain, such as a scale of 0 or less; `kl_jax.checked` makes that an error.
-Gradient: of every order in every parameter, 0 at p = q. Where KL is inf, 0 for intervals
-  that do not fit (`uniform`, `pareto`), and the limits, infinite ones too, at a probability
-  or rate of 0, as in `generalized_kl`.
+Gradient: of every order in every parameter; 0 at p = q, but for the ends of `uniform` and
+  `pareto`, where KL has a kink. Where KL is inf, 0 for intervals that do not fit, and the
+  limits, infinite ones too, at a probability or rate of 0, as in `generalized_kl`.
 Error: relative at most 1e-6 in float32 and 1e-14 in float64 over the ranges of the table
   (tests/test_parametric.py), for p and q that differ by 1e-6 as for those far apart. More
   in `gumbel` and `weibull` (1e-5) whose e^w amplifies the error of w by w, in

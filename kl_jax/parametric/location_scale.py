@@ -110,7 +110,8 @@ def laplace(
     t = over(jnp.where(near, d, 0), scale_p)
     apart = jnp.where(near, 4 * scale_p, jnp.abs(d))
     ratio = over(scale_p, scale_q)
-    far = over(apart, scale_q) + ratio * expm1(-over(apart, scale_p))
+    decay = -over(jnp.minimum(apart, 100 * scale_p), scale_p)  # e^-100 is nothing beside 1
+    far = over(apart, scale_q) + ratio * expm1(decay)
     value = itakura_saito(scale_p, scale_q) + jnp.where(
         near, ratio * absolute_excess(t), far
     )

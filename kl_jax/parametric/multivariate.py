@@ -31,7 +31,7 @@ def multivariate_normal_diag(
     """
     name = "parametric.multivariate_normal_diag"
     terms = named_normal(name, loc_p, scale_p, loc_q, scale_q)
-    contracts.same_rows(name, parameters=terms)
+    contracts.same_rows(name, **{"one of the parameters": terms})
     return jnp.sum(terms, -1)
 
 
