@@ -2,7 +2,9 @@ r"""Functions of scalars: the terms that divergences are sums of.
 
 No axes here and no reductions. Every function has its own derivative rule, and
 each rule is written in functions of this file, so that derivatives of any order
-stay accurate and finite. Half precision is computed in float32.
+stay accurate and finite; the second derivatives of the convex functions at the
+end are sums of positive terms, and differentiated as they stand. Half precision
+is computed in float32.
 
 Near p = q the textbook formulas subtract two nearly equal logarithms. The
 cure is the substitution s = (p - q) / (p + q), for which
@@ -13,7 +15,9 @@ cure is the substitution s = (p - q) / (p + q), for which
 with c(t) = 1/3 + t/5 + t^2/7 + ...: nothing cancels, because p - q is the only
 difference taken and its rounding error is known and put back. The second line
 is the deviance term of C. Loader, "Fast and accurate computation of binomial
-probabilities" (2000).
+probabilities" (2000), and the Bregman divergence of x log x. Closed forms of
+other families are Bregman divergences of other convex functions, log Gamma and
+log I_0 among them: `bregman`, by an integral of the second derivative.
 
 `rel_entr` and `generalized_kl` are public. The others are for the modules
 above: arrays of one shape and dtype in, unchecked.
@@ -869,8 +873,12 @@ def _difference_jvp(primals, tangents):
 _difference.defjvp(_difference_jvp, symbolic_zeros=True)
 
 
-def _within_4(x: Array, y: Array, difference: Array) -> Array:
+def _is_within_ratio_4(x: Array, y: Array, difference: Array) -> Array:
     return _is_close(x, y)
+
+
+def _is_within_4(x: Array, y: Array, difference: Array) -> Array:
+    return jnp.abs(difference) < 4
 
 
 # Stirling's remainder R, log Gamma(x) = (x - 1/2) log x - x + log(2 pi) / 2 + R(x), is
@@ -931,7 +939,7 @@ def _stirling_far_slope(x: Array, y: Array, difference: Array) -> Array:
 
 
 STIRLING = Convex(
-    functools.partial(_stirling, 2), _within_4, _stirling_far, _stirling_far_slope
+    functools.partial(_stirling, 2), _is_within_ratio_4, _stirling_far, _stirling_far_slope
 )
 
 
@@ -1062,10 +1070,6 @@ def _normalizer_mean(x: Array) -> Array:
     return jnp.where(small, series - jnp.where(x < 0, -0.5, 0.5), outside)
 
 
-def _normalizer_near(x: Array, y: Array, difference: Array) -> Array:
-    return jnp.abs(difference) < 4
-
-
 def _mirrored(x: Array, y: Array, difference: Array) -> tuple[Array, Array, Array]:
     """With y >= 0: f(-x) = f(x) - x, so that Bregman divergences are the same."""
     sign = jnp.where(y < 0, -jnp.ones_like(y), 1)
@@ -1099,7 +1103,7 @@ def _normalizer_far_slope(x: Array, y: Array, difference: Array) -> Array:
 
 
 EXPONENTIAL_NORMALIZER = Convex(
-    _normalizer_curvature, _normalizer_near, _normalizer_far, _normalizer_far_slope
+    _normalizer_curvature, _is_within_4, _normalizer_far, _normalizer_far_slope
 )
 
 
@@ -1128,7 +1132,7 @@ def _softplus_far_slope(x: Array, y: Array, difference: Array) -> Array:
     return jnp.where(x + y < 0, below, above)
 
 
-SOFTPLUS = Convex(_softplus_curvature, _normalizer_near, _softplus_far, _softplus_far_slope)
+SOFTPLUS = Convex(_softplus_curvature, _is_within_4, _softplus_far, _softplus_far_slope)
 
 
 # --- two more terms -------------------------------------------------------------------

@@ -43,8 +43,9 @@ def checked(fun: Callable[..., Result]) -> Callable[..., Result]:
     in it, and each call waits for its result.
 
     Expected are: logits and log-probabilities finite or -inf; probabilities and masses not
-    negative; heads finite; indices of top-k teachers in range and not repeated; scales and
-    temperatures finite and > 0, weights finite. Probabilities sum to 1 within
+    negative; counts not negative; samples, heads and weights finite; indices of top-k
+    teachers in range and not repeated; temperatures finite and > 0; parameters of
+    `parametric` in the domain of their family. Probabilities sum to 1 within
 
         eps + n s / 2 + sqrt(e)
 
@@ -152,7 +153,7 @@ def non_negative(function: str, name: str, x: Array, where: Array | None = None)
 
 @_when_checked
 def positive(function: str, name: str, x: Array) -> None:
-    """Scales, rates and temperatures: finite and > 0."""
+    """Temperatures: finite and > 0."""
     _refuse(function, name, x, ~((x > 0) & (x < jnp.inf)), "be finite and > 0")
 
 
