@@ -15,7 +15,13 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from kl_jax import kl_divergence, linear_kl_divergence, mean, topk_kl_divergence
+from kl_jax import (
+    kl_divergence,
+    linear_kl_divergence,
+    mean,
+    parametric,
+    topk_kl_divergence,
+)
 
 MIB = 2**20
 
@@ -102,6 +108,24 @@ def test_collectives_of_a_sharded_vocabulary(monkeypatch):
     shapes = [(1024, 256), (256, 32768)] * 2
     text = program(linear_kl_divergence, shapes, (whole, split) * 2, (2, 3))
     assert collectives(text) == ["all-reduce"] * 2
+
+
+@pytest.mark.aot
+@pytest.mark.parametrize("kind", ["v5p:2x2x1", "h200"])
+def test_closed_forms_compile(kind, monkeypatch):
+    """Those with loops, decompositions and Bessel functions, and their gradients."""
+    device = SingleDeviceSharding(described(kind, monkeypatch)[0])
+
+    def total(a, b, k, m, factor_p, factor_q):
+        kl = parametric.dirichlet(a, b) + parametric.von_mises(0.0, k, 1.0, m)
+        low_rank = parametric.low_rank_multivariate_normal(
+            0.0, factor_p, a, 0.0, factor_q, b
+        )
+        return jnp.sum(kl + low_rank)
+
+    shapes = [(4, 3), (4, 3), (4,), (4,), (4, 3, 2), (4, 3, 2)]
+    program = compiled(jax.grad(total, tuple(range(6))), shapes, jnp.float32, [device] * 6)
+    assert len(program.output_shardings) == 6
 
 
 def test_one_export_for_all_platforms():

@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from kl_jax import contracts
 from kl_jax.elementwise import (
+    at_least,
     excess,
     itakura_saito,
     log1p,
@@ -138,6 +139,9 @@ def low_rank_multivariate_normal(
     changes = changes - (g * f)[..., None, :] * jnp.square(v)
     value = ridge + _log_det_excess(y) + _total(changes)
     value = (value + jnp.sum(itakura_saito(diag_p, diag_q), -1)) / 2
+    # Of factors rotated against each other it is the rounding of terms that cancel, of
+    # either sign. The gradient is left as it is.
+    value = value + lax.stop_gradient(at_least(0, -value))
     parts = positive(name, cov_diag_p=diag_p, cov_diag_q=diag_q)
     parts &= finite(name, loc_p=loc_p, loc_q=loc_q)
     return within(value, jnp.all(parts, -1))
