@@ -82,8 +82,9 @@ def test_gradient_of_an_estimate_is_unbiased(estimator, noise):
         np.testing.assert_allclose(slope, true, rtol=0, atol=1e-9 * abs(true).max())
 
 
-def test_gradient_of_samples_is_that_of_kl_and_the_values_derivative_is_not():
-    samples, (a, b) = 10**6, policies(1.0)
+@pytest.mark.parametrize("noise", [1.0, 0.01])
+def test_gradient_of_samples_is_that_of_kl_and_the_values_derivative_is_not(noise):
+    samples, (a, b) = 10**6, policies(noise)
     log_probs_of = lambda a, b: log_probs(a, b, jnp.arange(8))
 
     def of_value(log_p, log_q):
@@ -114,7 +115,8 @@ def test_gradient_of_samples_is_that_of_kl_and_the_values_derivative_is_not():
     assert in_standard_errors(in_b, slope_q).max() < 4
     # The derivative of the value k3 is the gradient of KL(q || p).
     assert in_standard_errors(wrong, oracles.kl_gradients(b, a)[1]).max() < 4
-    assert in_standard_errors(wrong, slope_p).max() > 40
+    if noise == 1.0:  # near equality the two gradients are alike
+        assert in_standard_errors(wrong, slope_p).max() > 40
 
 
 # --- kl_from_samples ---------------------------------------------------------------
