@@ -49,35 +49,38 @@ def uniform(
 
 
 def _dirichlet(a: Array, b: Array) -> Array:
-    """Over the last axis."""
+    """Over the last axis. The sums are one more outcome, which counts -1."""
     nothing = jnp.zeros_like(a)
     (total_a, error_a), (total_b, error_b) = sum_last(a, nothing), sum_last(b, nothing)
+    sum_a, sum_b = jnp.sum(a, -1, keepdims=True), jnp.sum(b, -1, keepdims=True)
+    change_of_sum = (total_b - total_a) + (error_b - error_a)
+    joined = (
+        jnp.concatenate(pair, -1)
+        for pair in ((b, sum_b), (a, sum_a), (b - a, change_of_sum))
+    )
+    x, y, difference = joined
+    remainders = bregman(STIRLING, x, y, difference)
+    logs = itakura_saito(x, y, difference) / 2
+
     # b - a B / A, which is 0 for proportional a and b however different.
     one, other = two_prod(b, total_a), two_prod(a, total_b)
     rest = (one[1] - other[1]) + ((b - a) * error_a + a * (error_a - error_b))
     share = lax.stop_gradient(((one[0] - other[0]) + rest) / total_a)
-    change = (total_b - total_a) + (error_b - error_a)
-    sum_a, sum_b = jnp.sum(a, -1, keepdims=True), jnp.sum(b, -1, keepdims=True)
     ratio = over(sum_b, sum_a)
-    terms = generalized_kl_term(b, a * ratio, share) + bregman(STIRLING, b, a, b - a)
-    logs = itakura_saito(b, a) / 2
+    terms = generalized_kl_term(b, a * ratio, share) + remainders[..., :-1]
+
     # Where one outcome has nearly all, its S and that of the sums nearly cancel: with
     # 1 + e = (B / A) / (b / a) the second is the first, + S(1 + e, 1) + (b / a - 1) e.
     first = jnp.argmax(a, -1, keepdims=True)
-    a1, b1, share1, log1 = (jnp.take_along_axis(x, first, -1) for x in (a, b, share, logs))
+    a1, b1, share1, log1 = (jnp.take_along_axis(z, first, -1) for z in (a, b, share, logs))
     e = over(ratio, over(b1, a1))
     exact = -share1 / lax.stop_gradient(b1)
     small = e - lax.stop_gradient(e) + exact
     close = itakura_saito(e, jnp.ones_like(e), exact) - excess(b1, a1) * small
-    apart = jnp.where(
-        jnp.abs(exact) < 0.5, close / 2, itakura_saito(sum_b, sum_a, change) / 2 - log1
-    )
-    others = jnp.where(
-        lax.broadcasted_iota(first.dtype, a.shape, a.ndim - 1) == first, 0, logs
-    )
-    of_sums = apart + bregman(STIRLING, sum_b, sum_a, change)
-    value = jnp.sum(terms + others, -1) - of_sums[..., 0]
-    return value
+    apart = jnp.where(jnp.abs(exact) < 0.5, close / 2, logs[..., -1:] - log1)
+    is_first = lax.broadcasted_iota(first.dtype, a.shape, a.ndim - 1) == first
+    others = jnp.where(is_first, 0, logs[..., :-1])
+    return jnp.sum(terms + others, -1) - (apart + remainders[..., -1:])[..., 0]
 
 
 def dirichlet(concentration_p: ArrayLike, concentration_q: ArrayLike) -> Array:
