@@ -56,9 +56,9 @@ Error: relative at most 1e-6 in float32 and 1e-14 in float64 over the ranges of 
   (tests/test_parametric.py), for p and q that differ by 1e-6 as for those far apart. More
   in `gumbel` and `weibull` (1e-5) whose e^w amplifies the error of w by w, in
   `low_rank_multivariate_normal` (5e-6), and in `multivariate_normal` in proportion to the
-  condition number of q's factor (5e-5 at 1e3). `beta` and `dirichlet` have fewer digits where
-  concentrations of 1e-3 and less stay the same and others near 1 change: 4 for (1, 1e-4)
-  against (1.001, 1e-4).
+  condition number of q's factor (5e-5 at 1e3). `beta` and `dirichlet` have fewer digits
+  where concentrations of 1e-3 and less stay the same and others near 1 change: 4 for
+  (1, 1e-4) against (1.001, 1e-4).
   ULP: the worst of the float32 pairs of benchmarks/results/parametric.md; there are
   torch.distributions, TensorFlow Probability and NumPyro, too.
 
