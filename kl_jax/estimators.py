@@ -125,6 +125,8 @@ def _power_of_2_at(x: Array) -> Array:
     """The power of two next to x, within the range where its reciprocal is normal."""
     info = jnp.finfo(x.dtype)
     power = lax.reduce_precision(x, info.nexp, 0)
+    # Of all zeros it would be 0, and 0 / 0 nan: any unit serves them. Beyond the upper end
+    # its reciprocal would be flushed to 0.
     return jnp.clip(power, float(info.tiny), 2.0 ** (info.maxexp - 2))
 
 

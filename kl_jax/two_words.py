@@ -12,9 +12,7 @@ from jax import Array
 
 
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """a + b rounded, and its rounding error (Knuth). Exact: no operand is a literal,
-    so XLA has nothing to fold.
-    """
+    """a + b rounded, and its rounding error (Knuth)."""
     total = a + b
     other = total - a
     return total, (a - (total - other)) + (b - other)

@@ -54,11 +54,10 @@ def _dirichlet(a: Array, b: Array) -> Array:
     (total_a, error_a), (total_b, error_b) = sum_last(a, nothing), sum_last(b, nothing)
     sum_a, sum_b = jnp.sum(a, -1, keepdims=True), jnp.sum(b, -1, keepdims=True)
     change_of_sum = (total_b - total_a) + (error_b - error_a)
-    joined = (
+    x, y, difference = (
         jnp.concatenate(pair, -1)
         for pair in ((b, sum_b), (a, sum_a), (b - a, change_of_sum))
     )
-    x, y, difference = joined
     remainders = bregman(STIRLING, x, y, difference)
     logs = itakura_saito(x, y, difference) / 2
 

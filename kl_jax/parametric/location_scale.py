@@ -23,6 +23,17 @@ from kl_jax.elementwise import (
 from kl_jax.parametric.domain import finite, number, positive, within
 
 
+def _parameters(
+    name: str, loc_p: Any, scale_p: Any, loc_q: Any, scale_q: Any
+) -> tuple[Array, Array, Array, Array, Array]:
+    """As arrays, and whether they are in their domain."""
+    m_p, s_p, m_q, s_q = contracts.parameters(
+        name, loc_p=loc_p, scale_p=scale_p, loc_q=loc_q, scale_q=scale_q
+    )
+    inside = finite(name, loc_p=m_p, loc_q=m_q) & positive(name, scale_p=s_p, scale_q=s_q)
+    return m_p, s_p, m_q, s_q, inside
+
+
 def _scales(p: Array, q: Array) -> Array:
     """KL of two normal distributions of equal mean."""
     return itakura_saito(p, q) + jnp.square(excess(p, q)) / 2
@@ -30,15 +41,11 @@ def _scales(p: Array, q: Array) -> Array:
 
 def named_normal(name: str, loc_p: Any, scale_p: Any, loc_q: Any, scale_q: Any) -> Array:
     """`normal`, under the name of the function that the errors are to show."""
-    loc_p, scale_p, loc_q, scale_q = contracts.parameters(
-        name, loc_p=loc_p, scale_p=scale_p, loc_q=loc_q, scale_q=scale_q
+    loc_p, scale_p, loc_q, scale_q, inside = _parameters(
+        name, loc_p, scale_p, loc_q, scale_q
     )
     value = _scales(scale_p, scale_q) + jnp.square(over(loc_p - loc_q, scale_q)) / 2
-    return within(
-        value,
-        finite(name, loc_p=loc_p, loc_q=loc_q),
-        positive(name, scale_p=scale_p, scale_q=scale_q),
-    )
+    return within(value, inside)
 
 
 def normal(
@@ -99,9 +106,8 @@ def laplace(
     >>> round(laplace(0.0, 1.0, 1.0, 2.0).item(), 4)
     0.3771
     """
-    name = "parametric.laplace"
-    loc_p, scale_p, loc_q, scale_q = contracts.parameters(
-        name, loc_p=loc_p, scale_p=scale_p, loc_q=loc_q, scale_q=scale_q
+    loc_p, scale_p, loc_q, scale_q, inside = _parameters(
+        "parametric.laplace", loc_p, scale_p, loc_q, scale_q
     )
     d = loc_p - loc_q
     # From 4 scales of p on by a sum that does not divide by scale_p, which would overflow;
@@ -115,11 +121,7 @@ def laplace(
     value = itakura_saito(scale_p, scale_q) + jnp.where(
         near, ratio * absolute_excess(t), far
     )
-    return within(
-        value,
-        finite(name, loc_p=loc_p, loc_q=loc_q),
-        positive(name, scale_p=scale_p, scale_q=scale_q),
-    )
+    return within(value, inside)
 
 
 def cauchy(
@@ -132,9 +134,8 @@ def cauchy(
 
     Source: Chyzak and Nielsen (2019).
     """
-    name = "parametric.cauchy"
-    loc_p, scale_p, loc_q, scale_q = contracts.parameters(
-        name, loc_p=loc_p, scale_p=scale_p, loc_q=loc_q, scale_q=scale_q
+    loc_p, scale_p, loc_q, scale_q, inside = _parameters(
+        "parametric.cauchy", loc_p, scale_p, loc_q, scale_q
     )
 
     def ratio(d: Array, p: Array, q: Array) -> Array:
@@ -145,16 +146,12 @@ def cauchy(
     # Beyond 2^30 the logarithms of the factors, which do not overflow, cancel by a third.
     near = ratio(d, scale_p, scale_q) < 2.0**30
     one = jnp.ones_like(d)
-    inside = [jnp.where(near, x, y) for x, y in ((d, 0), (scale_p, one), (scale_q, one))]
-    outside = [jnp.where(near, 1, x) for x in (d, scale_p, scale_q)]
-    size = jnp.hypot(outside[1] + outside[2], outside[0])
-    far = 2 * jnp.log(size / 2) - jnp.log(outside[1]) - jnp.log(outside[2])
-    value = jnp.where(near, log1p(ratio(*inside)), far)
-    return within(
-        value,
-        finite(name, loc_p=loc_p, loc_q=loc_q),
-        positive(name, scale_p=scale_p, scale_q=scale_q),
-    )
+    close = [jnp.where(near, x, y) for x, y in ((d, 0), (scale_p, one), (scale_q, one))]
+    apart = [jnp.where(near, 1, x) for x in (d, scale_p, scale_q)]
+    size = jnp.hypot(apart[1] + apart[2], apart[0])
+    far = 2 * jnp.log(size / 2) - jnp.log(apart[1]) - jnp.log(apart[2])
+    value = jnp.where(near, log1p(ratio(*close)), far)
+    return within(value, inside)
 
 
 # Euler's constant: -digamma(1).
@@ -180,17 +177,12 @@ def gumbel(
     >>> round(gumbel(0.0, 1.0, 1.0, 2.0).item(), 4)
     0.3657
     """
-    name = "parametric.gumbel"
-    loc_p, scale_p, loc_q, scale_q = contracts.parameters(
-        name, loc_p=loc_p, scale_p=scale_p, loc_q=loc_q, scale_q=scale_q
+    loc_p, scale_p, loc_q, scale_q, inside = _parameters(
+        "parametric.gumbel", loc_p, scale_p, loc_q, scale_q
     )
     shift = over(loc_p - loc_q, scale_q)
     value = _extreme_values(over(scale_p, scale_q), -excess(scale_p, scale_q), shift)
-    return within(
-        value,
-        finite(name, loc_p=loc_p, loc_q=loc_q),
-        positive(name, scale_p=scale_p, scale_q=scale_q),
-    )
+    return within(value, inside)
 
 
 def weibull(
