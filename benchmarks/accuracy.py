@@ -8,7 +8,6 @@ which a sample is compared with mpmath for; torch is measured where it is instal
 About 13 minutes on an idle machine, --quick two.
 """
 
-import argparse
 import functools
 import pathlib
 import sys
@@ -475,18 +474,12 @@ def report(quick, plotted):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
+    quick = machine.options(__doc__).parse_args().quick
     warnings.simplefilter("ignore")
-    lines, plotted = [], {}
-    for line in report(quick, plotted):
-        print(line, flush=True)
-        lines.append(line)
+    plotted = {}
+    text = machine.printed(report(quick, plotted))
     if not quick:
-        (RESULTS / "accuracy.md").write_text("\n".join(lines) + "\n")
+        (RESULTS / "accuracy.md").write_text(text)
         plot(plotted["float32"], RESULTS / "accuracy.svg")
 
 

@@ -11,7 +11,6 @@ JAX_PLATFORMS=cpu for that. What is not measured is named. Needs the `benchmarks
 About 7 minutes on two idle cores, --quick one.
 """
 
-import argparse
 import functools
 import os
 import pathlib
@@ -198,21 +197,16 @@ def report(shapes, curve, ahead, repetitions, cuda, plotted):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
+    parser = machine.options(__doc__)
     parser.add_argument("--cuda", type=pathlib.Path, help="a GPU's target config")
     arguments = parser.parse_args()
     print(f"Load of the machine before: {os.getloadavg()[0]:.1f}", flush=True)
     sizes = ([QUICK], [QUICK], QUICK, 1) if arguments.quick else (SHAPES, CURVE, AHEAD, 5)
-    lines, plotted = [], {}
-    for line in report(*sizes, arguments.cuda, plotted):
-        print(line, flush=True)
-        lines.append(line)
+    plotted = {}
+    text = machine.printed(report(*sizes, arguments.cuda, plotted))
     if not arguments.quick:
         name = "heads" if jax.default_backend() == "cpu" else "heads_gpu"
-        (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n")
+        (RESULTS / f"{name}.md").write_text(text)
         plot(plotted, RESULTS / f"{name}.svg")
 
 

@@ -1,5 +1,6 @@
-"""What a result was measured on: processor, JAX device, versions."""
+"""What benchmarks share: what they were measured on, their options and their output."""
 
+import argparse
 import importlib.metadata
 import os
 import pathlib
@@ -31,3 +32,21 @@ def describe(*packages):
     parts.append(f"Python {platform.python_version()}")
     parts += [f"{name} {installed(name) or 'not installed'}" for name in packages]
     return ", ".join(parts) + "."
+
+
+def options(description):
+    """A parser with --quick, to which a script adds its own."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    return parser
+
+
+def printed(report):
+    """The text of the lines, each printed as soon as it is there."""
+    lines = []
+    for line in report:
+        print(line, flush=True)
+        lines.append(line)
+    return "\n".join(lines) + "\n"

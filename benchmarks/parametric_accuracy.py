@@ -7,7 +7,6 @@ Needs the `test` extra; torch, numpyro and tfp-nightly are measured where instal
 About 5 minutes of one processor, --quick one.
 """
 
-import argparse
 import functools
 import pathlib
 import sys
@@ -403,18 +402,11 @@ def report(quick):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
+    quick = machine.options(__doc__).parse_args().quick
     warnings.simplefilter("ignore")
-    lines = []
-    for line in report(quick):
-        print(line, flush=True)
-        lines.append(line)
+    text = machine.printed(report(quick))
     if not quick:
-        (RESULTS / "parametric.md").write_text("\n".join(lines) + "\n")
+        (RESULTS / "parametric.md").write_text(text)
 
 
 if __name__ == "__main__":

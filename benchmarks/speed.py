@@ -11,7 +11,6 @@ torch is measured where it is installed, and on a GPU if it has CUDA. What is no
 is named. About 7 minutes on two idle cores, --quick about three.
 """
 
-import argparse
 import os
 import pathlib
 import statistics
@@ -239,20 +238,14 @@ def report(repetitions, rows):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true")
+    parser = machine.options(__doc__)
     parser.add_argument("--rows", type=int, default=1, help="times the rows")
     arguments = parser.parse_args()
     print(f"Load of the machine before: {os.getloadavg()[0]:.1f}", flush=True)
-    lines = []
-    for line in report(5 if arguments.quick else 31, arguments.rows):
-        print(line, flush=True)
-        lines.append(line)
+    text = machine.printed(report(5 if arguments.quick else 31, arguments.rows))
     if not arguments.quick:
         name = "speed.md" if jax.default_backend() == "cpu" else "speed_gpu.md"
-        (RESULTS / name).write_text("\n".join(lines).rstrip() + "\n")
+        (RESULTS / name).write_text(text.rstrip() + "\n")
 
 
 if __name__ == "__main__":
