@@ -1,0 +1,36 @@
+"""How the tests compile: a whole function at a time, and no harder than they look.
+
+A function called outside `jit` compiles a program for each operation around it, 30 to 50 ms
+of CPU time each, and one for each slice of a JAX array that a test then reads. So tests
+call compiled functions, with NumPy arrays in and out.
+"""
+
+import functools
+
+import jax
+
+# What `jax_disable_most_optimizations` sets, for one program: that flag is no part of the
+# keys of JAX's caches, so that other tests of the process would run what it compiled.
+_QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def compiled(fun, **kwargs):
+    """`jax.jit(fun)` as users have it: for tests that count ULP, memory or operations."""
+    return _on_host(jax.jit(fun, **kwargs))
+
+
+def quick(fun, **kwargs):
+    """`jax.jit(fun)` without most of LLVM's optimisations, at half the price: for tests of
+    anything but roundings, memory and operations. It rounds a little differently.
+    """
+    return _on_host(jax.jit(fun, compiler_options=_QUICK, **kwargs))
+
+
+def _on_host(jitted):
+    """With NumPy arrays out, of which slices are cheap."""
+
+    @functools.wraps(jitted)
+    def call(*args, **kwargs):
+        return jax.device_get(jitted(*args, **kwargs))
+
+    return call
