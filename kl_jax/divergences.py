@@ -25,7 +25,6 @@ from kl_jax import contracts, values
 from kl_jax.blocks import (
     Block,
     deltas,
-    finalize,
     finite,
     masses,
     merge,
@@ -112,8 +111,7 @@ def kl_divergence(
 
     Source: Kullback and Leibler (1951).
     """
-    a, b = _rows("kl_divergence", logits_p, logits_q, axis, where, axis_name)
-    return finalize(_block(axis_name, a, b))
+    return _divergence("kl_divergence", _kl, logits_p, logits_q, axis, where, axis_name)
 
 
 def reverse_kl_divergence(
@@ -154,8 +152,8 @@ def reverse_kl_divergence(
 
     Source: Kullback and Leibler (1951).
     """
-    a, b = _rows("reverse_kl_divergence", logits_p, logits_q, axis, where, axis_name)
-    return finalize(_block(axis_name, b, a))
+    name = "reverse_kl_divergence"
+    return _divergence(name, _reverse_kl, logits_p, logits_q, axis, where, axis_name)
 
 
 def jeffreys_divergence(
@@ -195,8 +193,8 @@ def jeffreys_divergence(
 
     Source: Jeffreys, "An invariant form for the prior probability" (1946).
     """
-    a, b = _rows("jeffreys_divergence", logits_p, logits_q, axis, where, axis_name)
-    return _total(_jeffreys, axis_name, a, b)
+    name = "jeffreys_divergence"
+    return _divergence(name, _jeffreys, logits_p, logits_q, axis, where, axis_name)
 
 
 def jensen_shannon_divergence(
@@ -246,8 +244,9 @@ def jensen_shannon_divergence(
     """
     name = "jensen_shannon_divergence"
     beta = contracts.fraction(name, "beta", beta)
-    a, b = _rows(name, logits_p, logits_q, axis, where, axis_name)
-    return _total(functools.partial(_jensen_shannon, beta), axis_name, a, b)
+    return _divergence(
+        name, _jensen_shannon, logits_p, logits_q, axis, where, axis_name, beta
+    )
 
 
 def skew_kl_divergence(
@@ -296,13 +295,11 @@ def skew_kl_divergence(
     Source: Lee, "On the effectiveness of the skew divergence for statistical language
     analysis" (2001); for distillation Ko et al., "DistiLLM" (2024).
     """
-    skew = contracts.fraction("skew_kl_divergence", "skew", skew)
-    a, b = _rows("skew_kl_divergence", logits_p, logits_q, axis, where, axis_name)
-    return (
-        _total(functools.partial(_skew, skew), axis_name, a, b)
-        if skew
-        else finalize(_block(axis_name, a, b))
-    )
+    name = "skew_kl_divergence"
+    skew = contracts.fraction(name, "skew", skew)
+    if not skew:
+        return _divergence(name, _kl, logits_p, logits_q, axis, where, axis_name)
+    return _divergence(name, _skew, logits_p, logits_q, axis, where, axis_name, skew)
 
 
 def renyi_divergence(
@@ -351,11 +348,11 @@ def renyi_divergence(
     Source: Renyi, "On measures of entropy and information" (1961); van Erven and Harremoes,
     "Renyi divergence and Kullback-Leibler divergence" (2014).
     """
-    order = contracts.positive("renyi_divergence", "order", order)
-    a, b = _rows("renyi_divergence", logits_p, logits_q, axis, where, axis_name)
+    name = "renyi_divergence"
+    order = contracts.positive(name, "order", order)
     if order == 1:
-        return finalize(_block(axis_name, a, b))
-    return _total(functools.partial(_renyi, order), axis_name, a, b)
+        return _divergence(name, _kl, logits_p, logits_q, axis, where, axis_name)
+    return _divergence(name, _renyi, logits_p, logits_q, axis, where, axis_name, order)
 
 
 def kl_divergence_from_probs(
@@ -411,9 +408,16 @@ def kl_divergence_from_probs(
     # As they were passed: their dtype says how far from 1 their sum may be.
     values.probabilities(name, "p", p, axes, exists, axis_name)
     values.probabilities(name, "q", q, axes, exists, axis_name)
+    return _from_probs(axes, axis_name, x, y, exists)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _from_probs(
+    axes: tuple[int, ...], axis_name: AxisName, p: Array, q: Array, exists: Array | None
+) -> Array:
     if exists is not None:
-        x, y = (jnp.where(exists, z, 0) for z in (x, y))
-    total = jnp.sum(rel_entr(x, y), axes)
+        p, q = (jnp.where(exists, x, 0) for x in (p, q))
+    total = jnp.sum(rel_entr(p, q), axes)
     return total if axis_name is None else lax.psum(total, axis_name)
 
 
@@ -479,14 +483,22 @@ def tempered(
     ) -> Array:
         a, b = contracts.floats("tempered", logits_p=logits_p, logits_q=logits_q)
         values.positive("tempered", "temperature", t)
-        divisor = jnp.asarray(t, a.dtype)
-        value = contracts.values(
-            "tempered", divergence(a / divisor, b / divisor, *args, **kwargs)
-        )
-        divisor = divisor.astype(value.dtype)
-        return value * divisor * divisor  # T^2 itself may overflow
+        value = divergence(*_divided(a, b, t), *args, **kwargs)
+        return _times_square(contracts.values("tempered", value), t)
 
     return transformed
+
+
+@jax.jit
+def _divided(a: Array, b: Array, t: float | Array) -> tuple[Array, Array]:
+    divisor = jnp.asarray(t, a.dtype)
+    return a / divisor, b / divisor
+
+
+@jax.jit
+def _times_square(x: Array, t: float | Array) -> Array:
+    factor = jnp.asarray(t, x.dtype)
+    return x * factor * factor  # t^2 itself may overflow
 
 
 # --- the engine -----------------------------------------------------------------
@@ -494,15 +506,17 @@ def tempered(
 Tangent = Array | SymbolicZero
 
 
-def _rows(
+def _divergence(
     function: str,
+    of_rows: Callable[..., Array],
     logits_p: ArrayLike,
     logits_q: ArrayLike,
     axis: int | Sequence[int],
     where: ArrayLike | None,
     axis_name: AxisName,
-) -> tuple[Array, Array]:
-    """The logits, checked, with the outcomes along the last axis; -inf outside `where`."""
+    *parameters: float,
+) -> Array:
+    """`of_rows(*parameters, axis_name, a, b)` of the logits, once they are checked."""
     a, b = contracts.floating(function, logits_p=logits_p, logits_q=logits_q)
     contracts.equal_shapes(function, logits_p=a, logits_q=b)
     axes = contracts.axes(function, axis, a.shape)
@@ -511,13 +525,28 @@ def _rows(
     exists = None if where is None else contracts.support(function, where, a.shape)
     values.logits(function, "logits_p", a, exists)
     values.logits(function, "logits_q", b, exists)
+    return _along(of_rows, parameters, axes, axis_name, a, b, exists)
+
+
+# One program also outside `jit`, where a first call of Renyi's would compile 44.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _along(
+    of_rows: Callable[..., Array],
+    parameters: tuple[float, ...],
+    axes: tuple[int, ...],
+    axis_name: AxisName,
+    a: Array,
+    b: Array,
+    exists: Array | None,
+) -> Array:
+    """With the outcomes along the last axis; -inf where they do not exist."""
     if exists is not None:
         a, b = (jnp.where(exists, x, -jnp.inf) for x in (a, b))
     last = tuple(range(-len(axes), 0))
     a, b = (jnp.moveaxis(x, axes, last) for x in (a, b))
     if len(axes) > 1:
         a, b = (x.reshape(*x.shape[: -len(axes)], -1) for x in (a, b))
-    return a, b
+    return of_rows(*parameters, axis_name, a, b)
 
 
 class Ratios(NamedTuple):
@@ -665,19 +694,32 @@ def _block_jvp(axis_name, primals, tangents):
 _block.defjvp(_block_jvp, symbolic_zeros=True)
 
 
-def _total(
-    generator: Callable[[Ratios, AxisName], Array], axis_name: AxisName, a: Array, b: Array
-) -> Array:
-    """Sum of the generator over the outcomes, differentiated as it stands: by the rules of
-    `_block`, `ratios` and the elementwise functions in it.
+def _kl(axis_name: AxisName, a: Array, b: Array) -> Array:
+    return _block(axis_name, a, b).kl
+
+
+def _reverse_kl(axis_name: AxisName, a: Array, b: Array) -> Array:
+    return _block(axis_name, b, a).kl
+
+
+def _sum_of(generator: Callable[..., Array]) -> Callable[..., Array]:
+    """`generator(*parameters, ratios, axis_name)`, a sum over the outcomes, as a function
+    `of_rows(*parameters, axis_name, a, b)`. It is differentiated as it stands: by the rules
+    of `_block`, `ratios` and the elementwise functions in it.
     """
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def total(block: Block, a: Array, b: Array) -> Array:
-        value = generator(ratios(block, a, b), axis_name)
-        return jnp.where(block.mass_p == 0, 0, value)
+    @functools.wraps(generator)
+    def of_rows(*args: Any) -> Array:
+        *parameters, axis_name, a, b = args
 
-    return total(lax.optimization_barrier(_block(axis_name, a, b)), a, b)
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def total(block: Block, a: Array, b: Array) -> Array:
+            value = generator(*parameters, ratios(block, a, b), axis_name)
+            return jnp.where(block.mass_p == 0, 0, value)
+
+        return total(lax.optimization_barrier(_block(axis_name, a, b)), a, b)
+
+    return of_rows
 
 
 def log_mass(axis_name: AxisName, logits: Array) -> Array:
@@ -705,16 +747,19 @@ def _term(p: Array, q: Array, r: Array) -> Array:
     return jnp.where(certain, jnp.inf, larger * scaled_phi(jnp.where(certain, 0, r)))
 
 
+@_sum_of
 def _jeffreys(x: Ratios, axis_name: AxisName) -> Array:
     return over_outcomes(axis_name, _term(x.p, x.q, x.r) + _term(x.q, x.p, -x.r))
 
 
+@_sum_of
 def _skew(s: float, x: Ratios, axis_name: AxisName) -> Array:
     return over_outcomes(
         axis_name, _term(x.p, s * x.p + (1 - s) * x.q, log_mixture(x.r, s))
     )
 
 
+@_sum_of
 def _jensen_shannon(beta: float, x: Ratios, axis_name: AxisName) -> Array:
     m = beta * x.p + (1 - beta) * x.q
     of_p = beta * _term(x.p, m, log_mixture(x.r, beta))
@@ -728,6 +773,7 @@ def _renyi_term(p: Array, q: Array, r: Array, c: float) -> Array:
     return jnp.where(r > 0, q, p) * scaled_phi_difference(r, c)
 
 
+@_sum_of
 def _renyi(order: float, x: Ratios, axis_name: AxisName) -> Array:
     c = 1 - order
     log_power = order * x.log_p + c * x.log_q

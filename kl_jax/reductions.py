@@ -45,6 +45,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -96,6 +97,8 @@ def masked(fun: Callable[..., Any]) -> Callable[..., Weighted]:
     def transformed(*args: Any, mask: Any, **kwargs: Any) -> Weighted:
         values, weights = _weighted("masked", fun(*args, **kwargs))
         keep = contracts.mask(mask, values)
+        if weights is None:
+            return Weighted(values, keep.astype(values.dtype))
         return Weighted(values, jnp.where(keep, weights, 0))
 
     return _named_after("masked", fun, transformed, extra="mask")
@@ -130,7 +133,7 @@ def weighted(fun: Callable[..., Any]) -> Callable[..., Weighted]:
         values, carried = _weighted("weighted", fun(*args, **kwargs))
         array = contracts.weights("weighted", weights, values)
         finite("weighted", "weights", array)
-        return Weighted(values, carried * array)
+        return Weighted(values, array if carried is None else carried * array)
 
     return _named_after("weighted", fun, transformed, extra="weights")
 
@@ -159,7 +162,7 @@ def sum(
 
     Source: `jax.numpy.sum`.
     """
-    return _reduction("sum", fun, axis, axis_name, lambda total, *_: total)
+    return _reduction("sum", fun, axis, axis_name)
 
 
 def mean(
@@ -193,9 +196,7 @@ def mean(
 
     Source: `jax.numpy.mean` and `jax.numpy.average`.
     """
-    return _reduction(
-        "mean", fun, axis, axis_name, lambda total, count, length: total / count
-    )
+    return _reduction("mean", fun, axis, axis_name)
 
 
 def batchmean(
@@ -225,9 +226,7 @@ def batchmean(
 
     Source: `torch.nn.KLDivLoss`, `reduction="batchmean"`.
     """
-    return _reduction(
-        "batchmean", fun, None, axis_name, lambda total, count, length: total / length
-    )
+    return _reduction("batchmean", fun, None, axis_name)
 
 
 def _real(function: str, returned: Any) -> Array:
@@ -238,58 +237,72 @@ def _real(function: str, returned: Any) -> Array:
     return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
 
 
-def _weighted(function: str, out: Any) -> Weighted:
-    """What a function returned, as `Weighted`; values without weights have weight 1."""
+def _weighted(function: str, out: Any) -> tuple[Array, Array | None]:
+    """The values a function returned, and their weights if it returned `Weighted`."""
     if isinstance(out, Weighted):
         values = _real(function, out.values)
-        return Weighted(values, contracts.weights(function, out.weights, values))
-    values = _real(function, out)
-    return Weighted(values, jnp.ones_like(values))
+        return values, contracts.weights(function, out.weights, values)
+    return _real(function, out), None
+
+
+# What a reduction makes of its sums: total, count and leading length.
+_QUOTIENTS: dict[str, Callable[[Array, Array, Array], Array]] = {
+    "sum": lambda total, count, length: total,
+    "mean": lambda total, count, length: total / count,
+    "batchmean": lambda total, count, length: total / length,
+}
 
 
 def _reduction(
-    function: str,
-    fun: Callable[..., Any],
-    axis: Axis,
-    axis_name: AxisName,
-    finalize: Callable[[Array, Array, Array], Array],
+    function: str, fun: Callable[..., Any], axis: Axis, axis_name: AxisName
 ) -> Callable[..., Any]:
-    """`fun`, and then `finalize(total, count, leading length)` of its values."""
+    """`fun`, and then the reduction of that name of its values."""
 
     def transformed(*args: Any, **kwargs: Any) -> Any:
-        out = fun(*args, **kwargs)
-        travels = isinstance(out, Weighted)
-        values = _real(function, out.values if travels else out)
+        values, weights = _weighted(function, fun(*args, **kwargs))
         over = tuple(range(values.ndim))
         if axis is not None:
             over = contracts.axes(function, axis, values.shape)
-        if travels:
-            weights = contracts.weights(function, out.weights, values)
+        if weights is not None:
             finite(function, "weights", weights)
-            present = weights != 0
-            # Select before multiplying: an absent value may be inf, and 0 * inf is nan.
-            total = jnp.sum(weights * jnp.where(present, values, 0), over)
-            count = jnp.sum(weights, over)
-            rows = jnp.sum(present.astype(values.dtype), over)
-        else:
-            total = jnp.sum(values, over)
-            # Not an integer: 2^31 values would overflow it.
-            rows = count = jnp.full(
-                (), math.prod(values.shape[a] for a in over), values.dtype
-            )
-        length = jnp.full((), values.shape[0] if values.ndim else 1, values.dtype)
-        if axis_name is not None:
-            sums = (total, count, rows, length)
-            total, count, rows, length = lax.psum(sums, axis_name)
-        some = rows > 0
-        value = finalize(total, jnp.where(some, count, 1), length)
-        if travels and axis is not None:
-            return Weighted(jnp.where(some, value, 0), some.astype(value.dtype))
-        # 0 / 0 only where nothing is present, and a constant: the gradient there is 0.
-        nothing = finalize(jnp.zeros_like(total), rows, length)
-        return jnp.where(some, value, lax.stop_gradient(nothing))
+        partial = axis is not None
+        return _reduced(function, over, partial, axis_name, values, weights)
 
     return _named_after(function, fun, transformed)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _reduced(
+    function: str,
+    over: tuple[int, ...],
+    partial: bool,
+    axis_name: AxisName,
+    values: Array,
+    weights: Array | None,
+) -> Array | Weighted:
+    """Numerators and denominators, summed apart and divided last."""
+    quotient = _QUOTIENTS[function]
+    if weights is not None:
+        present = weights != 0
+        # Select before multiplying: an absent value may be inf, and 0 * inf is nan.
+        total = jnp.sum(weights * jnp.where(present, values, 0), over)
+        count = jnp.sum(weights, over)
+        rows = jnp.sum(present.astype(values.dtype), over)
+    else:
+        total = jnp.sum(values, over)
+        # Not an integer: 2^31 values would overflow it.
+        rows = count = jnp.full((), math.prod(values.shape[a] for a in over), values.dtype)
+    length = jnp.full((), values.shape[0] if values.ndim else 1, values.dtype)
+    if axis_name is not None:
+        sums = (total, count, rows, length)
+        total, count, rows, length = lax.psum(sums, axis_name)
+    some = rows > 0
+    value = quotient(total, jnp.where(some, count, 1), length)
+    if weights is not None and partial:
+        return Weighted(jnp.where(some, value, 0), some.astype(value.dtype))
+    # 0 / 0 only where nothing is present, and a constant: the gradient there is 0.
+    nothing = quotient(jnp.zeros_like(total), rows, length)
+    return jnp.where(some, value, lax.stop_gradient(nothing))
 
 
 def _named_after(
