@@ -8,6 +8,7 @@ call compiled functions, with NumPy arrays in and out.
 import functools
 
 import jax
+import numpy as np
 
 # What `jax_disable_most_optimizations` sets, for one program: that flag is no part of the
 # keys of JAX's caches, so that other tests of the process would run what it compiled.
@@ -34,3 +35,25 @@ def _on_host(jitted):
         return jax.device_get(jitted(*args, **kwargs))
 
     return call
+
+
+def of_lengths(program, lengths, rows=16):
+    """`program(a, b)` of logits of any shape, in calls of so many rows: one program a
+    length. Shorter rows get outcomes that exist on neither side.
+    """
+
+    def call(a, b):
+        outcomes = a.shape[-1]
+        length = min(n for n in lengths if n >= outcomes)
+        a, b = (padded(x, length) for x in (a, b))
+        which = np.resize(np.arange(len(a)), (-(-len(a) // rows), rows))
+        found = [program(a[i], b[i]) for i in which]
+        every = jax.tree.map(lambda *x: np.concatenate(x)[: len(a)], *found)
+        return jax.tree.map(lambda x: x[:, :outcomes] if x.ndim > 1 else x, every)
+
+    return call
+
+
+def padded(logits, length):
+    width = [(0, 0), (0, length - logits.shape[-1])]
+    return np.pad(logits, width, constant_values=-np.inf)
