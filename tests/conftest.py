@@ -1,6 +1,7 @@
 """Eight CPU devices, and JAX at its strictest: no implicit promotion of dtypes or ranks."""
 
 import jax
+import programs
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -28,3 +29,10 @@ def dtype(request):
     else:
         with jax.enable_x64(True):
             yield request.param
+
+
+@pytest.fixture
+def quickly():
+    """The whole test compiles as in `programs.quickly`."""
+    with programs.quickly():
+        yield

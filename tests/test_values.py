@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from programs import quick
 
 import kl_jax
 from kl_jax import (
@@ -35,6 +36,8 @@ from kl_jax import (
     values,
     weighted,
 )
+
+pytestmark = pytest.mark.usefixtures("quickly")  # `checked` is outside of the outermost jit
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(2, 3, 4)).astype("f4")
@@ -99,9 +102,12 @@ def refusal(f, *args, **kwargs):
 
 @each
 def test_every_argument(f, arguments):
-    """Under a jit that has been traced and compiled without."""
+    """Under a jit that has been traced and compiled without, and that has no operation and
+    no effect of it afterwards: an effect alone would slow every call.
+    """
     called = getattr(f, "func", f).__name__
     jitted = jax.jit(f)
+    before = jitted.lower(**arguments).as_text()
     good = jitted(**arguments)
     np.testing.assert_array_equal(checked(jitted)(**arguments), good)
     for name in arguments:
@@ -116,47 +122,55 @@ def test_every_argument(f, arguments):
             message = f"{called}: {name} must {condition}, found {shown} at index ({at})."
             assert refusal(checked(jitted), **{**arguments, name: array}) == message
             jitted(**{**arguments, name: array})  # still nothing without
+    traced = jitted.trace(**arguments)
+    assert not traced.jaxpr.effects
+    assert " check[" not in str(traced.jaxpr)
+    assert traced.lower().as_text() == before
 
 
-@pytest.mark.parametrize("f", [kl_divergence, kl_divergence_from_probs])
-def test_without_jit(f):
-    x, name = (LOGITS, "logits_q") if f is kl_divergence else (PROBS, "q")
-    np.testing.assert_array_equal(checked(f)(x, x[::-1]), f(x, x[::-1]))
-    bad = x.copy()
-    bad[1, 2, 0] = np.nan
+def test_without_jit():
+    p, q = PROBS[0, :2]
+    expected = generalized_kl(p, q)
+    np.testing.assert_array_equal(checked(generalized_kl)(p, q), expected)
+    bad = q.copy()
+    bad[2] = np.nan
     for y in (bad, jnp.asarray(bad)):
-        message = refusal(checked(f), x, y)
-        assert message.startswith(f"{f.__name__}: {name} must be")
-        assert message.endswith("found nan at index (1, 2, 0).")
-    f(x, bad)
+        assert refusal(checked(generalized_kl), p, y) == (
+            "generalized_kl: q must be >= 0, found nan at index (2,)."
+        )
+    generalized_kl(p, bad)
+
+
+def of_pairs(f):
+    """`checked(jax.jit(f))` of two arrays, in the words of `FUNCTIONS`: traced once."""
+    names = next(arguments for function, arguments in FUNCTIONS if function is f)
+    g = checked(jax.jit(f))
+    return lambda x, y, **where: g(**dict(zip(names, (x, y), strict=True)), **where)
 
 
 def test_minus_infinity_is_a_logit():
     a = np.where(LOGITS > 1, -np.inf, LOGITS).astype("f4")
-    checked(jax.jit(kl_divergence))(a, a)
-    checked(jax.jit(kl_estimate))(a, a)
+    of_pairs(kl_divergence)(a, a)
+    of_pairs(kl_estimate)(a, a)
     bias = np.array([0, 0, -np.inf], "f4")
-    checked(linear_kl_divergence)(**{**HEADS, "bias_p": bias, "bias_q": bias})
+    checked(jax.jit(linear_kl_divergence))(**{**HEADS, "bias_p": bias, "bias_q": bias})
 
 
 @pytest.mark.parametrize("f", [kl_divergence, kl_divergence_from_probs])
 def test_outcomes_outside_where_may_hold_anything(f):
     x = LOGITS if f is kl_divergence else PROBS
-    where = np.array([True, True, False, True])[None, None]
+    where = np.array([True, True, False, True])[None, None].repeat(2, 0)
     x = x / np.sum(x, -1, keepdims=True, where=where) if f is not kl_divergence else x
     x = x.copy()
     x[..., 2] = np.nan
-    g = checked(jax.jit(f))
+    g = of_pairs(f)
     g(x, x, where=where)
     everywhere = refusal(g, x, x)
     assert everywhere.endswith("found nan at index (0, 0, 2).")
     x[1, 0, 0] = np.nan
     assert refusal(g, x, x, where=where).endswith("found nan at index (1, 0, 0).")
-
-
-def test_a_row_without_outcomes_has_no_sum():
-    where = np.array([True, False])[:, None, None] & np.ones(LOGITS.shape, bool)
-    checked(jax.jit(kl_divergence_from_probs))(PROBS, PROBS, where=where)
+    where[1] = False  # A row without outcomes has no sum either.
+    g(x, x, where=where)
 
 
 TOLERANCE = {
@@ -172,33 +186,35 @@ def test_the_sum_of_probabilities(dtype):
     """Just inside and just outside of the tolerance that the docstring states."""
     with jax.enable_x64(dtype == "float64"):
         good = np.full((2, 3, 4), 0.25)
-        g = checked(jax.jit(kl_divergence_from_probs))
+        g = of_pairs(kl_divergence_from_probs)
         spacing = max(2 * float(jnp.finfo(dtype).epsneg), 2.0**-24) / 4
         off = TOLERANCE[dtype] // spacing * spacing  # what an entry of 1/4 can show
         for sign in (1, -1):
             near, far = good.copy(), good.copy()
             near[1, 2, 3] += sign * (off - spacing)
             far[1, 2, 3] += sign * (off + 2 * spacing)
-            near, far, exact = (jnp.asarray(x, dtype) for x in (near, far, good))
-            g(near, exact)
-            total = jnp.sum(far[1, 2].astype(g(exact, exact).dtype))
+            near, far, exact = (x.astype(jnp.dtype(dtype)) for x in (near, far, good))
+            wide = g(near, exact).dtype
+            total = np.sum(far[1, 2].astype(wide))
             assert refusal(g, exact, far) == (
                 f"kl_divergence_from_probs: q must sum to 1 within {TOLERANCE[dtype]:.2g}, "
                 f"found {total:.6g} at index (1, 2, :)."
             )
 
 
+from_probs_along = jax.jit(kl_divergence_from_probs, static_argnames="axis")
+
+
 def test_the_sum_over_other_axes():
     p = np.moveaxis(PROBS, -1, 1)
-    g = checked(jax.jit(functools.partial(kl_divergence_from_probs, axis=1)))
-    g(p, p)
+    g = checked(from_probs_along)
+    g(p, p, axis=1)
     q = p.copy()
     q[1, :, 2] *= 2
     pattern = "p must sum to 1 within 0.00035, found 2 at index (1, :, 2)."
-    assert refusal(g, q, p) == f"kl_divergence_from_probs: {pattern}"
-    g = checked(jax.jit(functools.partial(kl_divergence_from_probs, axis=(0, 1, 2))))
-    g(p / 6, p / 6)
-    assert refusal(g, p, p).endswith("found 6 at index (:, :, :).")
+    assert refusal(g, q, p, axis=1) == f"kl_divergence_from_probs: {pattern}"
+    g(p / 6, p / 6, axis=(0, 1, 2))
+    assert refusal(g, p, p, axis=(0, 1, 2)).endswith("found 6 at index (:, :, :).")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
@@ -209,39 +225,50 @@ def test_what_a_softmax_returns_passes(dtype):
         values.probabilities("f", "p", p, (1,))
         values.part_of_log_probabilities("f", "log_p", log_p)
 
+    def returned(*logits):
+        """Of each array of logits the probabilities and the ten likeliest, as teachers."""
+        for x in logits:
+            p, log_p = (f(x).astype(dtype) for f in (jax.nn.softmax, jax.nn.log_softmax))
+            yield p, jax.lax.top_k(log_p, 10)[0]
+
+    logits = []
     for outcomes in (10, 131072):
         rng = np.random.default_rng(outcomes)
         scale = np.array([0.0, 0.1, 1.0, 8.0])[:, None]
-        x = jnp.asarray(rng.normal(size=(4, outcomes)) * scale, dtype)
-        for y in (x, x.astype("float32")):
-            p, log_p = (f(y).astype(dtype) for f in (jax.nn.softmax, jax.nn.log_softmax))
-            if dtype == y.dtype == "float16" and outcomes > 65504:
-                # e^0 summed that often is inf in float16: all its probabilities are 0.
-                assert "found 0 at index (0, :)" in refusal(look, p, log_p[:, :10])
-            else:
-                look(p, jax.lax.top_k(log_p, 10)[0])
+        x = (rng.normal(size=(4, outcomes)) * scale).astype(jnp.dtype(dtype))
+        logits += [x] if dtype == "float32" else [x, x.astype("float32")]
+    rows = quick(lambda *x: tuple(returned(*x)))(*logits)
+    for x, (p, log_p) in zip(logits, rows, strict=True):
+        if dtype == x.dtype == "float16" and x.shape[1] > 65504:
+            # e^0 summed that often is inf in float16: all its probabilities are 0.
+            assert "found 0 at index (0, :)" in refusal(look, p, log_p)
+        else:
+            look(p, log_p)
 
 
 def test_top_k_teachers():
-    g = checked(jax.jit(topk_kl_divergence))
+    def g(log_p, index):
+        look = checked(jax.jit(topk_kl_divergence))
+        look(topk_log_p=log_p, topk_index=index, logits_q=LOGITS)
+
     index = INDEX.copy()
     index[1, 1, 1] = index[1, 1, 0]
-    assert refusal(g, TOP, index, LOGITS) == (
+    assert refusal(g, TOP, index) == (
         f"topk_kl_divergence: topk_index must not repeat, found {index[1, 1, 0]} at index "
         "(1, 1, 1)."
     )
     ignored = TOP.copy()
     ignored[1, 1, 1] = -np.inf
-    g(ignored, index, LOGITS)
+    g(ignored, index)
     index[1, 1, 1] = 99
-    g(ignored, index, LOGITS)
+    g(ignored, index)
     half = np.log(np.full((2, 3, 2), 0.5, "f4"))
-    g(half + np.float32(1e-4), INDEX, LOGITS)
-    assert refusal(g, half + np.float32(1e-3), INDEX, LOGITS) == (
+    g(half + np.float32(1e-4), INDEX)
+    assert refusal(g, half + np.float32(1e-3), INDEX) == (
         "topk_kl_divergence: topk_log_p must have exponentials of sum <= 1.00035, found "
         "1.001 at index (0, 0, :)."
     )
-    g(jnp.asarray(half + 0.01, "bfloat16"), INDEX, LOGITS)
+    g((half + 0.01).astype(jnp.bfloat16), INDEX)
 
 
 def test_through_the_transforms_of_kl_jax():
@@ -254,12 +281,14 @@ def test_through_the_transforms_of_kl_jax():
     loss = checked(jax.jit(mean(masked(tempered(kl_divergence, 2.0)))))
     # masked hides the row from the mean, not from the divergence.
     assert refusal(loss, bad, LOGITS, mask=keep) == message
-    loss(jnp.where(keep[..., None], bad, 0), LOGITS, mask=keep)
+    loss(np.where(keep[..., None], bad, 0), LOGITS, mask=keep)
 
-    loss = checked(jax.jit(mean(weighted(kl_divergence))))
-    weights = np.array([[1, -1, 0], [2, np.inf, 0]], "f4")
+    loss = checked(jax.jit(mean(weighted(kl_estimate))))
+    weights = np.ones(LOGITS.shape, "f4")
+    weights[0, 1:] = [[-1], [0]]
+    weights[1, 1, 2] = np.inf
     assert refusal(loss, LOGITS, LOGITS, weights=weights) == (
-        "weighted: weights must be finite, found inf at index (1, 1)."
+        "weighted: weights must be finite, found inf at index (1, 1, 2)."
     )
     loss(LOGITS, LOGITS, weights=np.where(weights == np.inf, 1, weights))
     loss = checked(jax.jit(mean(lambda x, w: Weighted(x, w))))
@@ -267,16 +296,16 @@ def test_through_the_transforms_of_kl_jax():
     assert refusal(loss, one, one * np.nan) == (
         "mean: weights must be finite, found nan at index (0,)."
     )
-    loss = checked(lambda t: tempered(kl_divergence, t)(LOGITS, LOGITS))
+    loss = checked(jax.jit(lambda t: tempered(kl_estimate, t)(LOGITS, LOGITS)))
     assert refusal(loss, np.asarray(-1, "f4")) == (
         "tempered: temperature must be finite and > 0, found -1 at index ()."
     )
-    loss = checked(KLDivLoss(reduction="batchmean"))
+    loss = checked(jax.jit(KLDivLoss(reduction="batchmean")))
     assert refusal(loss, bad, PROBS).startswith("kl_div: input must be a number, found nan")
 
 
 def total(a, b):
-    return jnp.sum(kl_divergence(a, b))
+    return jnp.sum(generalized_kl(a, b))
 
 
 def over_rows(a, b):
@@ -287,6 +316,8 @@ def gradients_in_a_scan(a, b):
     return jax.lax.scan(lambda c, x: (c + jax.grad(total)(*x), None), 0 * a[0], (a, b))[0]
 
 
+# The conditions of all functions go one way, so a cheap function stands for them, but once:
+# kl_divergence has a rule of its own for `vmap`.
 WHOLE, INSIDE = "(1, 2, 3)", "(2, 3)"
 TRANSFORMED = {
     "grad": (jax.grad(total), WHOLE),
@@ -314,20 +345,23 @@ TRANSFORMED = {
 def test_through_the_transforms_of_jax(name):
     f, at = TRANSFORMED[name]
     f = jax.jit(f)
-    bad = LOGITS.copy()
-    bad[1, 2, 3] = np.inf
-    f(LOGITS, bad)
-    message = f"kl_divergence: logits_q must be finite or -inf, found inf at index {at}."
-    assert refusal(checked(f), LOGITS, bad) == message
-    expected, found = f(LOGITS, LOGITS[::-1]), checked(f)(LOGITS, LOGITS[::-1])
+    bad = PROBS.copy()
+    bad[1, 2, 3] = np.nan
+    f(PROBS, bad)
+    expected = "generalized_kl: q must be >= 0"
+    if name == "vmap":
+        expected = "kl_divergence: logits_q must be finite or -inf"
+    message = f"{expected}, found nan at index {at}."
+    assert refusal(checked(f), PROBS, bad) == message
+    expected, found = f(PROBS, PROBS[::-1]), checked(f)(PROBS, PROBS[::-1])
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_reverse_mode_of_a_scan_is_not_checked():
     # As the docstring says; when JAX keeps the checks there, it may say less.
-    bad = LOGITS * np.nan
-    checked(jax.jit(jax.grad(over_rows)))(LOGITS, bad)
-    assert "found nan at index (0, 0)" in refusal(checked(jax.jit(over_rows)), LOGITS, bad)
+    bad = PROBS * np.nan
+    checked(jax.jit(jax.grad(over_rows)))(PROBS, bad)
+    assert "found nan at index (0, 0)" in refusal(checked(jax.jit(over_rows)), PROBS, bad)
 
 
 def test_shards():
@@ -377,84 +411,78 @@ def test_an_explicit_mesh():
         )
 
 
-@each
-def test_nothing_without_it(f, arguments):
-    """No operation and no effect, which alone would slow every call."""
-    before = jax.jit(f).lower(**arguments).as_text()
-    checked(jax.jit(f))(**arguments)
-    traced = jax.jit(f).trace(**arguments)
-    assert not traced.jaxpr.effects
-    assert " check[" not in str(traced.jaxpr)
-    assert traced.lower().as_text() == before
-
-
 def test_compiled_once():
     traced = []
 
     @jax.jit
     def f(a, b):
         traced.append(1)
-        return kl_divergence(a, b)
+        return generalized_kl(a, b)
 
     for _ in range(2):
-        f(LOGITS, LOGITS)
-        checked(f)(LOGITS, LOGITS)
+        f(PROBS, PROBS)
+        checked(f)(PROBS, PROBS)
     assert len(traced) == 2  # once without, once with
 
 
 def test_it_is_the_outermost():
     pattern = r"checked: it must be the outermost transform, as in checked\(jit\(f\)\)"
-    for f in (jax.jit(checked(total)), jax.grad(checked(total)), jax.vmap(checked(total))):
+    f = checked(jax.jit(total))
+    for transformed in (jax.jit(f), jax.grad(f), jax.vmap(f)):
         with pytest.raises(TypeError, match=pattern):
-            f(LOGITS, LOGITS)
+            transformed(PROBS, PROBS)
     with pytest.raises(TypeError, match="checked: the argument to transform must be"):
         checked(LOGITS)
 
 
 def test_what_it_leaves_alone():
     """Names, keywords, results of any form, and errors about anything else."""
-    f = jax.jit(kl_divergence, static_argnames="axis")
-    g = checked(f)
-    assert g.__name__ == "kl_divergence"
+    g = checked(from_probs_along)
+    assert g.__name__ == "kl_divergence_from_probs"
+    p = np.moveaxis(PROBS, -1, 1)
     np.testing.assert_array_equal(
-        g(LOGITS, logits_q=LOGITS[::-1], axis=(0, 1)),
-        f(LOGITS, LOGITS[::-1], axis=(0, 1)),
+        g(p, q=p[::-1], axis=1), from_probs_along(p, p[::-1], axis=1)
     )
-    out = checked(weighted(kl_divergence))(LOGITS, LOGITS, weights=np.ones((2, 3), "f4"))
+    out = checked(jax.jit(weighted(lambda x: x)))(PROBS, weights=np.ones_like(PROBS))
     assert isinstance(out, Weighted)
-    with pytest.raises(ValueError, match="kl_divergence: axis must lie in"):
-        g(LOGITS, LOGITS, axis=7)
+    with pytest.raises(ValueError, match="kl_divergence_from_probs: axis must lie in"):
+        g(PROBS, PROBS, axis=7)
     with pytest.raises(ValueError, match="estimator must be one of"):
         checked(kl_estimate)(LOGITS, LOGITS, estimator="k4")
-    assert checked(rel_entr)(0.5, 0.25) == rel_entr(0.5, 0.25)
-    assert refusal(checked(rel_entr), 0.5, -0.25).endswith("found -0.25 at index ().")
+    f = jax.jit(rel_entr)
+    assert float(checked(f)(0.5, 0.25)) == float(f(0.5, 0.25))
+    assert refusal(checked(f), 0.5, -0.25).endswith("found -0.25 at index ().")
 
 
-@pytest.mark.parametrize(
-    ("condition", "expected", "good", "bad"),
-    [
-        (values.not_nan, "be a number", (-np.inf, 0, np.inf), (np.nan,)),
-        (values.finite, "be finite", (-1, 0), (np.nan, np.inf)),
-        (values.non_negative, "be >= 0", (0, np.inf), (np.nan, -1e-30)),
-        (values.positive, "be finite and > 0", (1e-30, 1), (np.nan, -1, 0, np.inf)),
-        (
-            functools.partial(values.inside, contains=lambda x: x < 3, expected="be < 3"),
-            "be < 3",
-            (2, -np.inf),
-            (3, np.nan),
-        ),
-    ],
-)
-def test_conditions(condition, expected, good, bad):
-    @checked
-    def f(x):
+CONDITIONS = {
+    "be a number": (values.not_nan, (-np.inf, 0, np.inf), (np.nan,)),
+    "be finite": (values.finite, (-1, 0), (np.nan, np.inf)),
+    "be >= 0": (values.non_negative, (0, np.inf), (np.nan, -1e-30)),
+    "be finite and > 0": (values.positive, (1e-30, 1), (np.nan, -1, 0, np.inf)),
+    "be < 3": (
+        functools.partial(values.inside, contains=lambda x: x < 3, expected="be < 3"),
+        (2, -np.inf),
+        (3, np.nan),
+    ),
+}
+
+
+@checked
+@jax.jit
+def every_condition(arrays):
+    for x, (condition, *_) in zip(arrays, CONDITIONS.values(), strict=True):
         condition("f", "x", x)
 
-    f(np.asarray(good, "f4"))
-    for value in bad:
-        x = np.asarray([*good, value], "f4")
-        at = len(good)
-        assert refusal(f, x) == f"f: x must {expected}, found {value:.6g} at index ({at},)."
+
+@pytest.mark.parametrize("expected", CONDITIONS)
+def test_conditions(expected):
+    good = [np.resize(x, 4).astype("f4") for _, x, _ in CONDITIONS.values()]
+    every_condition(good)
+    for value in CONDITIONS[expected][2]:
+        arrays = [x.copy() for x in good]
+        arrays[list(CONDITIONS).index(expected)][2] = value
+        message = f"f: x must {expected}, found {value:.6g} at index (2,)."
+        assert refusal(every_condition, arrays) == message
 
 
 @pytest.mark.parametrize(
