@@ -278,7 +278,7 @@ def test_tempered_arguments_and_result():
     loss = tempered(kl_divergence, 2.0)
     pattern = "tempered: logits_q must be floating point, found dtype int32"
     refuses(TypeError, pattern, loss, A, A.astype(np.int32))
-    outside = tempered(masked(kl_divergence), 2.0)
+    outside = tempered(masked(first_column), 2.0)
     pattern = "tempered: the transformed function's result must be an array.*Weighted"
     refuses(TypeError, pattern, outside, A, A, mask=np.ones(4, bool))
 

@@ -169,8 +169,11 @@ def test_outcomes_outside_where_may_hold_anything(f):
     assert everywhere.endswith("found nan at index (0, 0, 2).")
     x[1, 0, 0] = np.nan
     assert refusal(g, x, x, where=where).endswith("found nan at index (1, 0, 0).")
-    where[1] = False  # A row without outcomes has no sum either.
-    g(x, x, where=where)
+
+
+def test_a_row_without_outcomes_has_no_sum():
+    where = np.array([True, False])[:, None, None].repeat(4, -1)
+    of_pairs(kl_divergence_from_probs)(PROBS, PROBS, where=where)
 
 
 TOLERANCE = {
