@@ -471,25 +471,37 @@ def kl_from_densities(
         contracts.equal_shapes(name, **dict(zip(results, pair, strict=True)))
         return pair
 
-    x, weights = _nodes(order, jnp.minimum(low, high), jnp.maximum(low, high))
-    # Where p is 0 derivatives may be infinite, or nan: these nodes are moved to the largest
-    # p, with weight 0, and all evaluated again.
-    p = jnp.exp(lax.stop_gradient(jax.vmap(logs)(x)[0])).reshape(order, -1)
-    seen = jnp.any(p != 0, -1) & (weights != 0)
-    best = jnp.argmax(jnp.where(seen, jnp.max(p, -1), -1))
-    log_px, log_qx = jax.vmap(logs)(jnp.where(seen, x, x[best]))
+    # Compiled in three steps, between which the densities are evaluated as they were given:
+    # what they close over may be traced, or be another thing in the next call. Executed one
+    # operation at a time, the steps would compile 30 programs in a first call.
+    x, weights = _nodes(order, low, high)
+    seen, x = _seen(x, weights, jax.vmap(logs)(x)[0])
+    log_px, log_qx = jax.vmap(logs)(x)
     values.logits(name, "the result of log_p", log_px)
     values.logits(name, "the result of log_q", log_qx)
-    weights = jnp.where(seen, weights, 0).astype(log_px.dtype)
-    sign = jnp.where(low > high, -1, 1).astype(log_px.dtype)
-    sign = jnp.where(jnp.isnan(low) | jnp.isnan(high), jnp.nan, sign)
-    value, error = _integral(log_px, log_qx, sign * weights)
+    value, error = _integral(log_px, log_qx, seen, weights, low, high)
     return (value, error) if with_error else value
 
 
 @jax.jit
-def _integral(log_p: Array, log_q: Array, weights: Array) -> tuple[Array, Array]:
+def _seen(x: Array, weights: Array, log_p: Array) -> tuple[Array, Array]:
+    """Which nodes count, and where to evaluate all of them again: nodes with p = 0, where
+    derivatives may be infinite, or nan, are moved to the largest p.
+    """
+    p = jnp.exp(lax.stop_gradient(log_p)).reshape(len(x), -1)
+    seen = jnp.any(p != 0, -1) & (weights != 0)
+    best = jnp.argmax(jnp.where(seen, jnp.max(p, -1), -1))
+    return seen, jnp.where(seen, x, x[best])
+
+
+@jax.jit
+def _integral(
+    log_p: Array, log_q: Array, seen: Array, weights: Array, low: Array, high: Array
+) -> tuple[Array, Array]:
     """Along the first axis, with an estimate of the error."""
+    weights = jnp.where(seen, weights, 0).astype(log_p.dtype)
+    sign = jnp.where(low > high, -1, 1).astype(log_p.dtype)
+    weights = jnp.where(jnp.isnan(low) | jnp.isnan(high), jnp.nan, sign) * weights
     weights = weights.reshape(-1, *(1,) * (log_p.ndim - 1))
     p = jnp.exp(log_p)
     present = (p != 0) & (weights != 0)
@@ -505,7 +517,8 @@ def _integral(log_p: Array, log_q: Array, weights: Array) -> tuple[Array, Array]
 
 @functools.partial(jax.jit, static_argnums=0)
 def _nodes(order: int, low: Array, high: Array) -> tuple[Array, Array]:
-    """Nodes inside (low, high), and weights; 0 is the weight of what is not inside."""
+    """Nodes between the limits, and weights; 0 is the weight of what is not inside."""
+    low, high = jnp.minimum(low, high), jnp.maximum(low, high)
     step = 2 * _REACH[low.dtype] / (order - 1)
 
     def of_one(index: int) -> tuple[float, ...]:

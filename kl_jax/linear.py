@@ -122,21 +122,12 @@ def linear_kl_divergence(
     values.finite(name, "weights_p", w_p)
     values.finite(name, "hidden_q", h_q)
     values.finite(name, "weights_q", w_q)
-    t = jnp.asarray(contracts.temperature(name, temperature))
+    t = contracts.temperature(name, temperature)
     values.positive(name, "temperature", t)
-    t = t if jnp.issubdtype(t.dtype, jnp.float64) else t.astype(jnp.float32)
 
-    rows = h_p.shape[:-1]
-    static = _Static(block or _tile(math.prod(rows)), softcap_p, softcap_q, axis_name)
-
-    def value(p: _Side, q: _Side) -> Array:
-        p, q = (x._replace(hidden=x.hidden.reshape(-1, x.hidden.shape[-1])) for x in (p, q))
-        kl = finalize(_summary(static, p, q)).reshape(rows)
-        t = p.temperature.astype(kl.dtype)
-        return kl * t * t
-
-    sides = _Side(h_p, w_p, bias_p, t), _Side(h_q, w_q, bias_q, t)
-    return by_rows(value, h_q)(*sides)
+    block = block or _tile(math.prod(h_p.shape[:-1]))
+    static = _Static(block, softcap_p, softcap_q, axis_name)
+    return _of_heads(static, _Side(h_p, w_p, bias_p, t), _Side(h_q, w_q, bias_q, t))
 
 
 def _checked_bias(
@@ -160,7 +151,7 @@ def _tile(rows: int) -> int:
 
 
 class _Side(NamedTuple):
-    hidden: Array  # [rows, features]
+    hidden: Array  # [..., features]; in a stream [rows, features]
     weights: Array  # [features, vocab]
     bias: Array | None  # [vocab]
     temperature: Array  # 0-d
@@ -171,6 +162,29 @@ class _Static(NamedTuple):
     softcap_p: float | None
     softcap_q: float | None
     axis_name: AxisName
+
+
+# Executed one operation at a time, what is around `_summary` would be ten programs.
+@functools.partial(jax.jit, static_argnums=0)
+def _of_heads(static: _Static, *sides: _Side) -> Array:
+    rows = sides[0].hidden.shape[:-1]
+
+    def value(p: _Side, q: _Side) -> Array:
+        p, q = (_by_row(x) for x in (p, q))
+        kl = finalize(_summary(static, p, q)).reshape(rows)
+        t = p.temperature.astype(kl.dtype)
+        return kl * t * t
+
+    return by_rows(value, sides[1].hidden)(*sides)
+
+
+def _by_row(side: _Side) -> _Side:
+    """With one axis of rows, and the temperature in a dtype computed in."""
+    t = side.temperature
+    return side._replace(
+        hidden=side.hidden.reshape(-1, side.hidden.shape[-1]),
+        temperature=t if t.dtype == jnp.float64 else t.astype(jnp.float32),
+    )
 
 
 # --- the products ---------------------------------------------------------------

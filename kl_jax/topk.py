@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
@@ -97,11 +98,19 @@ def topk_kl_divergence(
     values.part_of_log_probabilities(name, "topk_log_p", topk_log_p)
     values.indices(name, "topk_index", index, outcomes, log_p)
     values.logits(name, "logits_q", logits)
-    fun = functools.partial(_topk, tail, axis_name)
+    return _topk(tail, axis_name, log_p, index, logits)
+
+
+# Executed one operation at a time, a first call would compile 58 programs.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _topk(
+    tail: str, axis_name: AxisName, log_p: Array, index: Array, logits: Array
+) -> Array:
+    fun = functools.partial(_of_rows, tail, axis_name)
     return by_rows(fun, logits)(log_p, index, logits)
 
 
-def _topk(
+def _of_rows(
     tail: str, axis_name: AxisName, log_p: Array, index: Array, logits: Array
 ) -> Array:
     size = logits.shape[-1]

@@ -8,10 +8,12 @@ are PyTorch's, and exist only here. New code calls `kl_divergence` and the trans
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from dataclasses import InitVar
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -191,6 +193,12 @@ def _kl_div(input: Any, target: Any, reduction: str, log_target: bool) -> Array:
     log_q, p = contracts.floats("kl_div", input=input, target=target)
     values.not_nan("kl_div", "input", log_q)
     (values.not_nan if log_target else values.non_negative)("kl_div", "target", p)
+    return _reduced(reduction, log_target, log_q, p)
+
+
+# Executed one operation at a time, a first call would compile 11 programs.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _reduced(reduction: str, log_target: bool, log_q: Array, p: Array) -> Array:
     # PyTorch divides by the length of `input`, not of what it broadcasts to.
     rows = log_q.shape[0] if log_q.ndim else 1
     log_q, p = contracts.broadcast("kl_div", input=log_q, target=p)
