@@ -512,6 +512,18 @@ def test_conditions(expected):
             "high_q must be above the lower end, found -2 at index ().",
         ),
         (
+            *("uniform", (3.0, 5.0, 0.0, 10.0), (5.0, [6.0, 3.0], 0.0, 10.0)),
+            "high_p must be above the lower end, found 3 at index (1,).",
+        ),
+        (
+            *(
+                "multivariate_normal",
+                (0.0, [[1.0, 0.0], [0.0, 1.0]], 0.0, [[1.0, 0.0], [0.0, 1.0]]),
+                (0.0, [[1.0, 0.0], [0.0, -3.0]], 0.0, [[1.0, 0.0], [0.0, 1.0]]),
+            ),
+            "the diagonal of scale_tril_p must be > 0, found -3 at index (1,).",
+        ),
+        (
             *("dirichlet", ([[1.0, 2.0]] * 2, 1.0), ([[1.0, 2.0], [1.0, 0.0]], 1.0)),
             "concentration_p must be > 0, found 0 at index (1, 1).",
         ),

@@ -21,16 +21,18 @@ from kl_jax.elementwise import (
     over,
 )
 from kl_jax.parametric.domain import (
+    above_low,
+    arrays,
+    closed_form,
     finite,
     non_negative,
     open_probability,
-    ordered,
     positive,
-    within,
 )
 from kl_jax.two_words import sum_last, two_prod
 
 
+@closed_form(high=above_low)
 def uniform(
     low_p: ArrayLike, high_p: ArrayLike, low_q: ArrayLike, high_q: ArrayLike
 ) -> Array:
@@ -39,13 +41,9 @@ def uniform(
     >>> round(uniform(0.0, 1.0, 0.0, 2.0).item(), 4)
     0.6931
     """
-    name = "parametric.uniform"
-    low_p, high_p, low_q, high_q = contracts.parameters(
-        name, low_p=low_p, high_p=high_p, low_q=low_q, high_q=high_q
-    )
-    value = log1p(over((low_p - low_q) + (high_q - high_p), high_p - low_p))
-    value = jnp.where((low_q <= low_p) & (high_p <= high_q), value, jnp.inf)
-    return within(value, ordered(name, high_p=high_p - low_p, high_q=high_q - low_q))
+    a, b, c, d = arrays(low_p, high_p, low_q, high_q)
+    value = log1p(over((a - c) + (d - b), b - a))
+    return jnp.where((c <= a) & (b <= d), value, jnp.inf)
 
 
 def _dirichlet(a: Array, b: Array) -> Array:
@@ -82,6 +80,7 @@ def _dirichlet(a: Array, b: Array) -> Array:
     return jnp.sum(terms + others, -1) - (apart + remainders[..., -1:])[..., 0]
 
 
+@closed_form(concentration=positive)
 def dirichlet(concentration_p: ArrayLike, concentration_q: ArrayLike) -> Array:
     """Over the last axis, of densities proportional to products of x^(concentration - 1).
 
@@ -93,16 +92,13 @@ def dirichlet(concentration_p: ArrayLike, concentration_q: ArrayLike) -> Array:
     >>> round(dirichlet(jnp.array([1.0, 2.0, 3.0]), 2.0).item(), 4)
     0.8069
     """
-    name = "parametric.dirichlet"
-    a, b = contracts.parameters(
-        name, concentration_p=concentration_p, concentration_q=concentration_q
-    )
-    contracts.same_rows(name, concentration_p=a)
-    contracts.some_outcomes(name, a.shape, (a.ndim - 1,))
-    parts = positive(name, concentration_p=a, concentration_q=b)
-    return within(_dirichlet(a, b), jnp.all(parts, -1))
+    a, b = arrays(concentration_p, concentration_q)
+    contracts.same_rows("parametric.dirichlet", concentration_p=a)
+    contracts.some_outcomes("parametric.dirichlet", a.shape, (a.ndim - 1,))
+    return _dirichlet(a, b)
 
 
+@closed_form(concentration1=positive, concentration0=positive)
 def beta(
     concentration1_p: ArrayLike,
     concentration0_p: ArrayLike,
@@ -114,19 +110,11 @@ def beta(
     >>> round(beta(1.0, 2.0, 2.0, 2.0).item(), 4)
     0.4014
     """
-    name = "parametric.beta"
-    a1, a0, b1, b0 = contracts.parameters(
-        name,
-        concentration1_p=concentration1_p,
-        concentration0_p=concentration0_p,
-        concentration1_q=concentration1_q,
-        concentration0_q=concentration0_q,
-    )
-    value = _dirichlet(jnp.stack([a1, a0], -1), jnp.stack([b1, b0], -1))
-    of_p = positive(name, concentration1_p=a1, concentration0_p=a0)
-    return within(value, of_p, positive(name, concentration1_q=b1, concentration0_q=b0))
+    a = jnp.stack([concentration1_p, concentration0_p], -1)
+    return _dirichlet(a, jnp.stack([concentration1_q, concentration0_q], -1))
 
 
+@closed_form(probs=open_probability)
 def continuous_bernoulli(probs_p: ArrayLike, probs_q: ArrayLike) -> Array:
     """Of densities proportional to probs^x (1 - probs)^(1 - x) on [0, 1], 0 < probs < 1.
 
@@ -135,27 +123,25 @@ def continuous_bernoulli(probs_p: ArrayLike, probs_q: ArrayLike) -> Array:
 
     Source: Loaiza-Ganem and Cunningham, "The continuous Bernoulli" (2019).
     """
-    name = "parametric.continuous_bernoulli"
-    p, q = contracts.parameters(name, probs_p=probs_p, probs_q=probs_q)
+    p, q = arrays(probs_p, probs_q)
     logit_p, logit_q = log_ratio(p, 1 - p), log_ratio(q, 1 - q)
     # Of probabilities near 1/2 or 1 the logits would lose the digits of their difference.
     difference = log_ratio(q, p) - log_ratio(1 - q, 1 - p, p - q)
-    value = bregman(EXPONENTIAL_NORMALIZER, logit_q, logit_p, difference)
-    return within(value, open_probability(name, probs_p=p, probs_q=q))
+    return bregman(EXPONENTIAL_NORMALIZER, logit_q, logit_p, difference)
 
 
+@closed_form(logits=finite)
 def continuous_bernoulli_logits(logits_p: ArrayLike, logits_q: ArrayLike) -> Array:
     """`continuous_bernoulli` of probs = 1 / (1 + e^-logits), logits finite.
 
     >>> round(continuous_bernoulli_logits(0.0, 2.0).item(), 4)
     0.1614
     """
-    name = "parametric.continuous_bernoulli_logits"
-    p, q = contracts.parameters(name, logits_p=logits_p, logits_q=logits_q)
-    value = bregman(EXPONENTIAL_NORMALIZER, q, p, q - p)
-    return within(value, finite(name, logits_p=p, logits_q=q))
+    p, q = arrays(logits_p, logits_q)
+    return bregman(EXPONENTIAL_NORMALIZER, q, p, q - p)
 
 
+@closed_form(loc=finite, concentration=non_negative)
 def von_mises(
     loc_p: ArrayLike,
     concentration_p: ArrayLike,
@@ -169,18 +155,6 @@ def von_mises(
     >>> round(von_mises(0.0, 1.0, 1.0, 2.0).item(), 4)
     0.5521
     """
-    name = "parametric.von_mises"
-    loc_p, k_p, loc_q, k_q = contracts.parameters(
-        name,
-        loc_p=loc_p,
-        concentration_p=concentration_p,
-        loc_q=loc_q,
-        concentration_q=concentration_q,
-    )
-    turned = jnp.square(jnp.sin((loc_p - loc_q) / 2))
-    value = bregman(LOG_BESSEL, k_q, k_p, k_q - k_p) + 2 * bessel_ratio(k_p) * k_q * turned
-    return within(
-        value,
-        finite(name, loc_p=loc_p, loc_q=loc_q),
-        non_negative(name, concentration_p=k_p, concentration_q=k_q),
-    )
+    m_p, k_p, m_q, k_q = arrays(loc_p, concentration_p, loc_q, concentration_q)
+    turned = jnp.square(jnp.sin((m_p - m_q) / 2))
+    return bregman(LOG_BESSEL, k_q, k_p, k_q - k_p) + 2 * bessel_ratio(k_p) * k_q * turned

@@ -1,29 +1,34 @@
-"""What the parameters of a family may be. Outside it the result is nan."""
+"""What every closed form does once: its parameters, their domain, and one program."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, cast
 
+import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
-from kl_jax import values
+from kl_jax import contracts, values
 
+P = ParamSpec("P")
 
-def _domain(contains: Callable[[Array], Array], expected: str) -> Callable[..., Array]:
-    """Whether all parameters are in the set, row by row; `checked` raises where not."""
-
-    def are_inside(function: str, **parameters: Array) -> Array:
-        for name, x in parameters.items():
-            values.inside(function, name, x, contains, expected)
-        return _all(*(contains(x) for x in parameters.values()))
-
-    return are_inside
+# Of a function, one of its parameters, and the values of all: where that one may be so.
+Domain = Callable[[str, str, Mapping[str, Array]], Array]
 
 
-def _all(*conditions: Array) -> Array:
-    return functools.reduce(jnp.logical_and, conditions)
+def _domain(contains: Callable[[Array], Array], expected: str) -> Domain:
+    """Where a parameter is in a set; `checked` raises where it is not."""
+
+    def inside(function: str, name: str, parameters: Mapping[str, Array]) -> Array:
+        x = parameters[name]
+        values.inside(function, name, x, contains, expected)
+        return contains(x)
+
+    return inside
 
 
 finite = _domain(jnp.isfinite, "be finite")
@@ -34,9 +39,78 @@ probability = _domain(lambda x: (0 <= x) & (x <= 1), "be in [0, 1]")
 positive_probability = _domain(lambda x: (0 < x) & (x <= 1), "be in (0, 1]")
 open_probability = _domain(lambda x: (0 < x) & (x < 1), "be in (0, 1)")
 count = _domain(lambda x: (0 <= x) & (x == jnp.floor(x)), "be a whole number >= 0")
-ordered = _domain(lambda width: width > 0, "be above the lower end")
 
 
-def within(value: Array, *conditions: Array) -> Array:
-    """The value where all conditions hold, else nan."""
-    return jnp.where(_all(*conditions), value, jnp.nan)
+def above_low(function: str, name: str, parameters: Mapping[str, Array]) -> Array:
+    """The upper end of an interval."""
+    low = parameters[name.replace("high", "low")]
+    above = _domain(lambda high: high - low > 0, "be above the lower end")
+    return above(function, name, parameters)
+
+
+def positive_diagonal(function: str, name: str, parameters: Mapping[str, Array]) -> Array:
+    """A triangular matrix, row by row."""
+    diagonal = jnp.diagonal(parameters[name], axis1=-2, axis2=-1)
+    name = f"the diagonal of {name}"
+    return positive(function, name, {name: diagonal})
+
+
+def closed_form(
+    parameters: Callable[..., list[Array]] = contracts.parameters, /, **domains: Domain
+) -> Callable[[Callable[P, Array]], Callable[P, Array]]:
+    """Makes a public function of mathematics on arrays, those that `parameters` returns.
+
+    Where one of them is outside its domain, given by its name without _p or _q, the result
+    is nan, and `checked` raises. All of it is one program, also outside `jit`.
+    """
+
+    def decorate(body: Callable[P, Array]) -> Callable[P, Array]:
+        function = f"parametric.{body.__name__}"
+        signature = inspect.signature(body)
+        names = list(signature.parameters)
+        stems = [name.removesuffix("_p").removesuffix("_q") for name in names]
+        of = {x: domains[y] for x, y in zip(names, stems, strict=True) if y in domains}
+        mathematics: Callable[..., Array] = body
+
+        @jax.jit
+        @functools.wraps(body)
+        def compiled(*given: Array) -> Array:
+            named = dict(zip(names, given, strict=True))
+            for name in names:
+                if of.get(name) is count:
+                    named[name] = contracts.count(function, name, named[name])
+            found = parameters(function, **named)
+            named = dict(zip(names, found, strict=True))
+            conditions = [domain(function, name, named) for name, domain in of.items()]
+            inside = functools.reduce(jnp.logical_and, conditions)
+            value = mathematics(*found)
+            components = tuple(range(value.ndim, inside.ndim))  # of a vector: all of them
+            return jnp.where(jnp.all(inside, components), value, jnp.nan)
+
+        @functools.wraps(body)
+        def public(*args: P.args, **kwargs: P.kwargs) -> Array:
+            try:
+                given = signature.bind(*args, **kwargs).arguments
+            except TypeError as error:
+                raise TypeError(f"{function}: {error}.") from None
+            return compiled(*(_operand(function, *x) for x in given.items()))
+
+        return public
+
+    return decorate
+
+
+def arrays(*parameters: ArrayLike) -> tuple[Array, ...]:
+    """The parameters in a body: arrays, as `closed_form` has seen to."""
+    return cast("tuple[Array, ...]", parameters)
+
+
+def _operand(function: str, name: str, x: Any) -> Any:
+    """`x` as a program takes it: to make it an array here would be one more program."""
+    if isinstance(x, int) and not isinstance(x, bool):
+        return float(x)  # a number like any other
+    try:
+        jax.typeof(x)
+    except (TypeError, ValueError):  # no array, or an object that can be made one
+        return contracts.floating(function, **{name: x})[0]
+    return x

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
@@ -17,10 +20,17 @@ from kl_jax.elementwise import (
     tangent,
     with_own_rule,
 )
-from kl_jax.parametric.domain import finite, positive, within
-from kl_jax.parametric.location_scale import named_normal
+from kl_jax.parametric.domain import (
+    arrays,
+    closed_form,
+    finite,
+    positive,
+    positive_diagonal,
+)
+from kl_jax.parametric.location_scale import normals
 
 
+@closed_form(loc=finite, scale=positive)
 def multivariate_normal_diag(
     loc_p: ArrayLike, scale_p: ArrayLike, loc_q: ArrayLike, scale_q: ArrayLike
 ) -> Array:
@@ -30,12 +40,34 @@ def multivariate_normal_diag(
     >>> round(multivariate_normal_diag(jnp.zeros(3), 1.0, 1.0, 2.0).item(), 4)
     1.3294
     """
+    terms = normals(*arrays(loc_p, scale_p, loc_q, scale_q))
     name = "parametric.multivariate_normal_diag"
-    terms = named_normal(name, loc_p, scale_p, loc_q, scale_q)
     contracts.same_rows(name, **{"one of the parameters": terms})
     return jnp.sum(terms, -1)
 
 
+def _with_matrices(stem: str, check: Callable[..., None]) -> Callable[..., list[Array]]:
+    """Matrices [..., d, r] of that name, and the other parameters [..., d] or 0-d."""
+    p, q = f"{stem}_p", f"{stem}_q"
+
+    def parameters(function: str, **given: Any) -> list[Array]:
+        named = dict(zip(given, contracts.floats(function, **given), strict=True))
+        check(function, **{p: named[p]})
+        contracts.equal_shapes(function, **{p: named[p], q: named[q]})
+        rows = named[p].shape[:-1]
+        return [
+            x if name in (p, q) else contracts.shape_or_number(function, name, x, rows)
+            for name, x in named.items()
+        ]
+
+    return parameters
+
+
+@closed_form(
+    _with_matrices("scale_tril", contracts.square_matrices),
+    loc=finite,
+    scale_tril=positive_diagonal,
+)
 def multivariate_normal(
     loc_p: ArrayLike, scale_tril_p: ArrayLike, loc_q: ArrayLike, scale_tril_q: ArrayLike
 ) -> Array:
@@ -50,26 +82,17 @@ def multivariate_normal(
     >>> round(multivariate_normal(jnp.zeros(2), factor, 1.0, jnp.eye(2)).item(), 4)
     1.125
     """
-    name = "parametric.multivariate_normal"
-    loc_p, factor_p, loc_q, factor_q = contracts.floats(
-        name, loc_p=loc_p, scale_tril_p=scale_tril_p, loc_q=loc_q, scale_tril_q=scale_tril_q
-    )
-    contracts.square_matrices(name, scale_tril_p=factor_p)
-    contracts.equal_shapes(name, scale_tril_p=factor_p, scale_tril_q=factor_q)
-    rows = factor_p.shape[:-1]
-    loc_p = contracts.shape_or_number(name, "loc_p", loc_p, rows)
-    loc_q = contracts.shape_or_number(name, "loc_q", loc_q, rows)
-    factor_p, factor_q = jnp.tril(factor_p), jnp.tril(factor_q)
-    changes = jnp.concatenate([factor_p - factor_q, (loc_p - loc_q)[..., None]], -1)
+    m_p, m_q = arrays(loc_p, loc_q)
+    factor_p, factor_q = jnp.tril(scale_tril_p), jnp.tril(scale_tril_q)
+    changes = jnp.concatenate([factor_p - factor_q, (m_p - m_q)[..., None]], -1)
     n = lax.linalg.triangular_solve(factor_q, changes, left_side=True, lower=True)
     diagonals = [jnp.diagonal(x, axis1=-2, axis2=-1) for x in (factor_p, factor_q)]
-    value = jnp.sum(jnp.square(n), (-2, -1)) / 2 + jnp.sum(itakura_saito(*diagonals), -1)
-    names = ("the diagonal of scale_tril_p", "the diagonal of scale_tril_q")
-    parts = positive(name, **dict(zip(names, diagonals, strict=True)))
-    parts &= finite(name, loc_p=loc_p, loc_q=loc_q)
-    return within(value, jnp.all(parts, -1))
+    return jnp.sum(jnp.square(n), (-2, -1)) / 2 + jnp.sum(itakura_saito(*diagonals), -1)
 
 
+@closed_form(
+    _with_matrices("cov_factor", contracts.matrices), loc=finite, cov_diag=positive
+)
 def low_rank_multivariate_normal(
     loc_p: ArrayLike,
     cov_factor_p: ArrayLike,
@@ -97,28 +120,12 @@ def low_rank_multivariate_normal(
     >>> round(low_rank_multivariate_normal(0.0, w, one, 0.0, 2 * w, one).item(), 4)
     0.1779
     """
-    name = "parametric.low_rank_multivariate_normal"
-    loc_p, factor_p, diag_p, loc_q, factor_q, diag_q = contracts.floats(
-        name,
-        loc_p=loc_p,
-        cov_factor_p=cov_factor_p,
-        cov_diag_p=cov_diag_p,
-        loc_q=loc_q,
-        cov_factor_q=cov_factor_q,
-        cov_diag_q=cov_diag_q,
-    )
-    contracts.matrices(name, cov_factor_p=factor_p)
-    contracts.equal_shapes(name, cov_factor_p=factor_p, cov_factor_q=factor_q)
-    rows = factor_p.shape[:-1]
-    loc_p = contracts.shape_or_number(name, "loc_p", loc_p, rows)
-    loc_q = contracts.shape_or_number(name, "loc_q", loc_q, rows)
-    diag_p = contracts.shape_or_number(name, "cov_diag_p", diag_p, rows)
-    diag_q = contracts.shape_or_number(name, "cov_diag_q", diag_q, rows)
-
+    m_p, factor_p, diag_p = arrays(loc_p, cov_factor_p, cov_diag_p)
+    m_q, factor_q, diag_q = arrays(loc_q, cov_factor_q, cov_diag_q)
     f, g = excess(diag_q, diag_p), -excess(diag_p, diag_q)
     root = jnp.sqrt(diag_q)[..., None]
     v_rows, h_rows = over(factor_q, root), over(factor_p - factor_q, root)
-    shift = over((loc_p - loc_q)[..., None], root)
+    shift = over((m_p - m_q)[..., None], root)
     both = jnp.concatenate([h_rows, shift], -1)
     cholesky = jnp.linalg.cholesky(_plus_identity(_inner(v_rows, v_rows)))
 
@@ -141,10 +148,7 @@ def low_rank_multivariate_normal(
     value = (value + jnp.sum(itakura_saito(diag_p, diag_q), -1)) / 2
     # Of factors rotated against each other it is the rounding of terms that cancel, of
     # either sign. The gradient is left as it is.
-    value = value + lax.stop_gradient(at_least(0, -value))
-    parts = positive(name, cov_diag_p=diag_p, cov_diag_q=diag_q)
-    parts &= finite(name, loc_p=loc_p, loc_q=loc_q)
-    return within(value, jnp.all(parts, -1))
+    return value + lax.stop_gradient(at_least(0, -value))
 
 
 def _matmul(x: Array, y: Array) -> Array:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax import contracts
 from kl_jax.elementwise import (
     STIRLING,
     bregman,
@@ -18,31 +15,21 @@ from kl_jax.elementwise import (
     log_ratio,
     over,
 )
-from kl_jax.parametric.domain import positive, within
+from kl_jax.parametric.domain import arrays, closed_form, positive
 from kl_jax.two_words import two_prod
 
 
+@closed_form(rate=positive)
 def exponential(rate_p: ArrayLike, rate_q: ArrayLike) -> Array:
     """log(rate_p / rate_q) + rate_q / rate_p - 1.
 
     >>> round(exponential(1.0, 2.0).item(), 4)
     0.3069
     """
-    name = "parametric.exponential"
-    p, q = contracts.parameters(name, rate_p=rate_p, rate_q=rate_q)
-    return within(itakura_saito(q, p), positive(name, rate_p=p, rate_q=q))
+    return itakura_saito(rate_q, rate_p)
 
 
-def _gamma(
-    name: str, concentration_p: Any, rate_p: Any, concentration_q: Any, rate_q: Any
-) -> Array:
-    a, rate_p, b, rate_q = contracts.parameters(
-        name,
-        concentration_p=concentration_p,
-        rate_p=rate_p,
-        concentration_q=concentration_q,
-        rate_q=rate_q,
-    )
+def _gamma(a: Array, rate_p: Array, b: Array, rate_q: Array) -> Array:
     # Where the means agree b - a t is 0 while a and b differ: it takes a t exactly, with
     # t = rate_q / rate_p and what its rounding left.
     ratio = over(rate_q, rate_p)
@@ -50,18 +37,14 @@ def _gamma(
     left = over((rate_q - product) - error, rate_p)
     high, low = two_prod(a, ratio)
     difference = ((b - high) - low) - a * left
-    value = (
+    return (
         generalized_kl_term(b, a * ratio, difference)
         + itakura_saito(b, a) / 2
         + bregman(STIRLING, b, a, b - a)
     )
-    return within(
-        value,
-        positive(name, concentration_p=a, rate_p=rate_p),
-        positive(name, concentration_q=b, rate_q=rate_q),
-    )
 
 
+@closed_form(concentration=positive, rate=positive)
 def gamma(
     concentration_p: ArrayLike,
     rate_p: ArrayLike,
@@ -76,10 +59,10 @@ def gamma(
     >>> round(gamma(2.0, 1.0, 3.0, 2.0).item(), 4)
     0.1909
     """
-    args = concentration_p, rate_p, concentration_q, rate_q
-    return _gamma("parametric.gamma", *args)
+    return _gamma(*arrays(concentration_p, rate_p, concentration_q, rate_q))
 
 
+@closed_form(concentration=positive, rate=positive)
 def inverse_gamma(
     concentration_p: ArrayLike,
     rate_p: ArrayLike,
@@ -91,22 +74,21 @@ def inverse_gamma(
     >>> round(inverse_gamma(2.0, 1.0, 3.0, 2.0).item(), 4)
     0.1909
     """
-    args = concentration_p, rate_p, concentration_q, rate_q
-    return _gamma("parametric.inverse_gamma", *args)
+    return _gamma(*arrays(concentration_p, rate_p, concentration_q, rate_q))
 
 
+@closed_form(df=positive)
 def chi2(df_p: ArrayLike, df_q: ArrayLike) -> Array:
     """log Gamma(b) - log Gamma(a) - digamma(a) (b - a), a = df_p / 2 and b = df_q / 2.
 
     >>> round(chi2(2.0, 4.0).item(), 4)
     0.5772
     """
-    name = "parametric.chi2"
-    p, q = contracts.parameters(name, df_p=df_p, df_q=df_q)
-    value = log_gamma_bregman(q / 2, p / 2, (q - p) / 2)
-    return within(value, positive(name, df_p=p, df_q=q))
+    p, q = arrays(df_p, df_q)
+    return log_gamma_bregman(q / 2, p / 2, (q - p) / 2)
 
 
+@closed_form(scale=positive, alpha=positive)
 def pareto(
     scale_p: ArrayLike, alpha_p: ArrayLike, scale_q: ArrayLike, alpha_q: ArrayLike
 ) -> Array:
@@ -117,18 +99,6 @@ def pareto(
     >>> round(pareto(2.0, 1.0, 1.0, 2.0).item(), 4)
     1.6931
     """
-    name = "parametric.pareto"
-    scale_p, alpha_p, scale_q, alpha_q = contracts.parameters(
-        name,
-        scale_p=scale_p,
-        alpha_p=alpha_p,
-        scale_q=scale_q,
-        alpha_q=alpha_q,
-    )
-    value = itakura_saito(alpha_q, alpha_p) + alpha_q * log_ratio(scale_p, scale_q)
-    value = jnp.where(scale_p < scale_q, jnp.inf, value)
-    return within(
-        value,
-        positive(name, scale_p=scale_p, alpha_p=alpha_p),
-        positive(name, scale_q=scale_q, alpha_q=alpha_q),
-    )
+    s_p, a_p, s_q, a_q = arrays(scale_p, alpha_p, scale_q, alpha_q)
+    value = itakura_saito(a_q, a_p) + a_q * log_ratio(s_p, s_q)
+    return jnp.where(s_p < s_q, jnp.inf, value)
