@@ -6,11 +6,40 @@ import mpmath as mp
 import numpy as np
 import oracles
 import pytest
+from programs import compiled, quick
 
 from kl_jax import kl_divergence, topk_kl_divergence
 
 INF, NAN = np.inf, np.nan
 TAILS = ("bucket", "renormalize", "drop")
+
+
+def by_tail(log_p, index, logits_q):
+    return {t: topk_kl_divergence(log_p, index, logits_q, tail=t) for t in TAILS}
+
+
+def slopes_by_tail(log_p, index, logits_q):
+    """Value, and derivatives in `log_p` and `logits_q`, of every row."""
+
+    def of_tail(tail):
+        fun = lambda x, y: topk_kl_divergence(x, index, y, tail=tail)
+        value, back = jax.vjp(fun, log_p, logits_q)
+        return value, *back(jnp.ones_like(value))
+
+    return {tail: of_tail(tail) for tail in TAILS}
+
+
+_slopes_of_8_rows = quick(slopes_by_tail)
+
+
+def slopes_of_rows(*arguments):
+    """`slopes_by_tail` of at most 8 rows, by one program for all tests with the same k and
+    number of outcomes.
+    """
+    rows = len(arguments[0])
+    padded = (np.concatenate([x, x[:1].repeat(8 - rows, 0)]) for x in arguments)
+    found = _slopes_of_8_rows(*padded)
+    return {tail: [x[:rows] for x in of_tail] for tail, of_tail in found.items()}
 
 
 def teacher(seed, k, rows=4, outcomes=11, noise=1.0):
@@ -39,27 +68,28 @@ def oracle(log_p, index, b, tail):
         return mp.fsum(terms)
 
 
-@pytest.mark.parametrize("tail", TAILS)
-def test_value(tail, dtype):
-    for noise in (1.0, 1e-2):
-        _, b, log_p, index = teacher(0, 4, noise=noise)
-        log_p, b = log_p.astype(dtype), b.astype(dtype)
-        found = jax.jit(lambda *x: topk_kl_divergence(*x, tail=tail))(log_p, index, b)
+def test_value(dtype):
+    noises = [teacher(0, 4, noise=noise) for noise in (1.0, 1e-2)]
+    _, b, log_p, index = map(np.concatenate, zip(*noises, strict=True))
+    log_p, b = log_p.astype(dtype), b.astype(dtype)
+    for tail, found in compiled(by_tail)(log_p, index, b).items():
         assert found.dtype == dtype
         true = [float(oracle(*x, tail)) for x in zip(log_p, index, b, strict=True)]
         # 1 - P and log(1 - Q) are rounded: 8 eps of the terms, which cancel in the sum.
-        np.testing.assert_allclose(found, true, rtol=0, atol=8 * np.finfo(dtype).eps)
+        atol = 8 * np.finfo(dtype).eps
+        np.testing.assert_allclose(found, true, rtol=0, atol=atol, err_msg=tail)
 
 
 def test_all_outcomes_are_the_divergence_itself():
-    for noise in (1.0, 1e-3, 1e-6):
-        _, b, log_p, index = teacher(1, 11, noise=noise)
-        log_p, b = log_p.astype("f4"), b.astype("f4")
-        back = np.argsort(index, -1)
-        expected = kl_divergence(np.take_along_axis(log_p, back, -1), b)
-        for tail in ("bucket", "renormalize"):
-            found = topk_kl_divergence(log_p, index, b, tail=tail)
-            np.testing.assert_allclose(found, expected, rtol=2e-6)
+    noises = [teacher(1, 11, noise=noise) for noise in (1.0, 1e-3, 1e-6)]
+    _, b, log_p, index = map(np.concatenate, zip(*noises, strict=True))
+    log_p, b = log_p.astype("f4"), b.astype("f4")
+    in_order = np.take_along_axis(log_p, np.argsort(index, -1), -1)
+    found, expected = compiled(lambda x, i, y, z: (by_tail(x, i, y), kl_divergence(z, y)))(
+        log_p, index, b, in_order
+    )
+    for tail in ("bucket", "renormalize"):
+        np.testing.assert_allclose(found[tail], expected, rtol=2e-6)
 
 
 def test_bucket_is_a_lower_bound_that_grows_with_k():
@@ -67,18 +97,20 @@ def test_bucket_is_a_lower_bound_that_grows_with_k():
         a, b, log_p, index = teacher(2, 11)
         order = np.argsort(-log_p, -1)
         log_p, index = (np.take_along_axis(x, order, -1) for x in (log_p, index))
-        known = [np.where(np.arange(11) < k, log_p, -INF) for k in range(1, 12)]
-        bounds = [topk_kl_divergence(x, index, b) for x in known]
+        known = np.stack([np.where(np.arange(11) < k, log_p, -INF) for k in range(1, 12)])
+        index, q = (np.broadcast_to(x, known.shape) for x in (index, b))
+        both = quick(lambda a, b, *x: (topk_kl_divergence(*x), kl_divergence(a, b)))
+        bounds, whole = both(a, b, known, index, q)
         assert (np.diff(bounds, axis=0) >= -1e-14).all()
-        np.testing.assert_allclose(bounds[-1], kl_divergence(a, b), rtol=1e-12)
-        assert (np.asarray(bounds[0]) > 0).all()
+        np.testing.assert_allclose(bounds[-1], whole, rtol=1e-12)
+        assert (bounds[0] > 0).all()
 
 
 def test_drop_may_be_negative():
-    log_p, index = jnp.log(jnp.array([0.2, 0.1])), jnp.array([0, 1])
-    q = jnp.log(jnp.array([0.5, 0.4, 0.1]))
-    assert topk_kl_divergence(log_p, index, q, tail="drop") < 0
-    assert topk_kl_divergence(log_p, index, q, tail="bucket") > 0
+    log_p, index = np.log(np.array([[0.2, 0.1]], "f4")), np.array([[0, 1]], "i4")
+    found = slopes_of_rows(log_p, index, np.log(np.array([[0.5, 0.4, 0.1]], "f4")))
+    assert found["drop"][0] < 0
+    assert found["bucket"][0] > 0
 
 
 @pytest.mark.parametrize("tail", TAILS)
@@ -86,9 +118,7 @@ def test_gradients(tail):
     """Against differences of the oracle at 30 digits."""
     _, b, log_p, index = teacher(3, 4, rows=2)
     with jax.enable_x64(True):
-        slopes = jax.vmap(
-            jax.grad(lambda x, i, y: topk_kl_divergence(x, i, y, tail=tail), (0, 2))
-        )(log_p, index, b)
+        _, *slopes = slopes_of_rows(log_p, index, b)[tail]
     h = mp.mpf(2) ** -40
     for row in range(2):
         for side, found in enumerate(slopes):
@@ -116,98 +146,123 @@ def exact(log_p, index, b, tail):
         return mp.fsum(terms)
 
 
-@pytest.mark.parametrize("tail", TAILS)
-def test_forward_over_reverse_and_vmap(tail):
-    _, b, log_p, index = teacher(4, 3)
-    function = lambda x, y: topk_kl_divergence(x, index, y, tail=tail).sum()
+@pytest.mark.slow
+def test_forward_over_reverse():
+    _, b, log_p, index = teacher(4, 4)
+    u, v = np.random.default_rng(5).normal(size=b.shape), np.ones_like(log_p)
+
+    def changes(x, y, dx, dy):
+        return jax.jvp(lambda x, y: slopes_by_tail(x, index, y), (x, y), (dx, dy))[1]
+
+    h = 1e-5
+    steps = [(log_p + s * v, index, b + s * u) for s in (h, -h)]
     with jax.enable_x64(True):
-        u, v = np.random.default_rng(5).normal(size=b.shape), np.ones_like(log_p)
-        gradient = jax.jit(jax.grad(function, (0, 1)))
-        _, found = jax.jvp(gradient, (log_p, b), (v, u))
-        h = 1e-5
-        up, down = gradient(log_p + h * v, b + h * u), gradient(log_p - h * v, b - h * u)
-        for f, x, y in zip(found, up, down, strict=True):
-            np.testing.assert_allclose(f, (x - y) / (2 * h), atol=1e-8)
-    rows = jax.vmap(lambda *x: topk_kl_divergence(*x, tail=tail))
-    x, y = log_p.astype("f4"), b.astype("f4")
-    expected = topk_kl_divergence(x, index, y, tail=tail)
-    np.testing.assert_allclose(rows(x, index, y), expected, rtol=1e-5)
+        found = quick(changes)(log_p, b, v, u)
+        both = slopes_of_rows(*map(np.concatenate, zip(*steps, strict=True)))
+    for tail in TAILS:
+        for f, x in zip(found[tail], both[tail], strict=True):
+            np.testing.assert_allclose(f, (x[:4] - x[4:]) / (2 * h), atol=1e-8)
 
 
-@pytest.mark.parametrize("tail", TAILS)
-def test_indices_that_are_wrong_make_their_row_nan(tail):
-    log_p = jnp.log(jnp.array([[0.5, 0.3]] * 5))
-    index = jnp.array([[0, 1], [1, 1], [0, 3], [-1, 0], [2, 0]])
-    q = jnp.zeros((5, 3))
-    found = topk_kl_divergence(log_p, index, q, tail=tail)
-    np.testing.assert_array_equal(np.isnan(found), [False, True, True, True, False])
-    wide = topk_kl_divergence(log_p, index.astype(jnp.int8), q, tail=tail)
-    np.testing.assert_array_equal(wide, found)
-    high = np.array([0, 2**32 - 1], np.uint32)  # not -1
-    assert np.isnan(topk_kl_divergence(log_p[0], high, q[0], tail=tail))
+def test_vmap():
+    _, b, log_p, index = teacher(4, 4)
+    with jax.enable_x64(True):
+        found = quick(jax.vmap(by_tail))(log_p, index, b)
+        expected = slopes_of_rows(log_p, index, b)
+    for tail in TAILS:
+        np.testing.assert_allclose(found[tail], expected[tail][0], rtol=1e-12)
 
 
-@pytest.mark.parametrize("tail", TAILS)
-def test_entries_of_no_probability_are_ignored_with_their_index(tail):
-    log_p, index = jnp.log(jnp.array([0.5, 0.3])), jnp.array([2, 0])
-    q = jnp.array([0.1, 0.5, -1.0, 2.0])
-    loss = lambda x, i, q: topk_kl_divergence(x, i, q, tail=tail)
-    expected, slope = jax.value_and_grad(loss, 2)(log_p, index, q)
-    for i in (-1, 1, 2, 100):
-        x, at = jnp.append(log_p, -INF), jnp.append(index, i)
-        value, slopes = jax.value_and_grad(loss, (0, 2))(x, at, q)
-        np.testing.assert_allclose(value, expected, rtol=1e-6)
-        np.testing.assert_allclose(slopes[1], slope, rtol=1e-6)
-        assert np.isfinite(slopes[0][:2]).all()
-        assert slopes[0][2] == 0
+def test_indices_that_are_wrong_make_their_row_nan():
+    log_p = np.log(np.array([[0.5, 0.3]] * 5, "f4"))
+    index = np.array([[0, 1], [1, 1], [0, 3], [-1, 0], [2, 0]], "i4")
+    q = np.zeros((5, 3), "f4")
+    high = np.array([[0, 2**32 - 1]] * 5, np.uint32)  # not -1
+    found = slopes_of_rows(log_p, index, q)
+    narrow, unsigned = quick(lambda x, i, j, y: (by_tail(x, i, y), by_tail(x, j, y)))(
+        log_p, index.astype("i1"), high, q
+    )
+    for tail in TAILS:
+        value = found[tail][0]
+        np.testing.assert_array_equal(np.isnan(value), [False, True, True, True, False])
+        np.testing.assert_array_equal(narrow[tail], value)
+        assert np.isnan(unsigned[tail]).all()
+
+
+def test_entries_of_no_probability_are_ignored_with_their_index():
+    log_p, index = np.log(np.array([[0.5, 0.3]], "f4")), np.array([[2, 0]], "i4")
+    q = np.array([[0.1, 0.5, -1.0]], "f4")
+    expected = slopes_of_rows(log_p, index, q)
+    others = np.array([[-1], [1], [2], [100]], "i4")
+    x, at, y = (z.repeat(4, 0) for z in (log_p, index, q))
+    x, at = np.append(x, np.full((4, 1), -INF, "f4"), 1), np.append(at, others, 1)
+    found = slopes_of_rows(x, at, y)
+    for tail in TAILS:
+        value, in_p, in_q = found[tail]
+        true, _, slope = (z.repeat(4, 0) for z in expected[tail])
+        np.testing.assert_allclose(value, true, rtol=1e-6)
+        np.testing.assert_allclose(in_q, slope, rtol=1e-6)
+        assert np.isfinite(in_p[:, :2]).all()
+        assert (in_p[:, 2] == 0).all()
 
 
 def test_more_than_the_whole_by_rounding():
-    log_p = jnp.log(jnp.array([0.75, 0.25])) + 1e-6
-    index, q = jnp.array([0, 2]), jnp.array([0.0, 1.0, 2.0, -INF])
-    value, slopes = jax.value_and_grad(topk_kl_divergence, (0, 2))(log_p, index, q)
-    whole = jnp.array([0.75, 0.0, 0.25, 0.0])
-    np.testing.assert_allclose(value, kl_divergence(jnp.log(whole), q), rtol=1e-5)
-    np.testing.assert_allclose(slopes[1], jax.nn.softmax(q) - whole, atol=1e-6)
-    assert np.isfinite(slopes[0]).all()
+    log_p = np.log(np.array([[0.75, 0.25]] * 2, "f4")) + np.float32(1e-6)
+    logits = np.array([[0.0, 1.0, 2.0], [0.0, -INF, 2.0]], "f4")
+    index = np.array([[0, 2]] * 2, "i4")
+    value, in_p, in_q = slopes_of_rows(log_p, index, logits)["bucket"]
+    whole = np.array([0.75, 0.0, 0.25])
+    q = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    known = whole > 0
+    true = (whole[known] * np.log(whole[known] / q[:, known])).sum(-1)
+    np.testing.assert_allclose(value, true, rtol=1e-5)
+    np.testing.assert_allclose(in_q, q - whole, atol=1e-6)
+    assert np.isfinite(in_p).all()
 
 
 def test_boundary():
-    index, none = jnp.array([0, 1]), jnp.array([-INF, -INF])
-    q = jnp.array([0.0, 1.0, 2.0])
+    some, one = np.log([0.5, 0.25]), [0.0, 1.0, 2.0]
+    rows = [
+        ([-INF, -INF], one),
+        (some, [0.0, -INF, 1.0]),
+        (some, [0.0, 0.0, -INF]),
+        ([NAN, some[1]], one),
+        (some, [0.0, 1.0, NAN]),
+    ]
+    log_p, q = (np.array(z, "f4") for z in zip(*rows, strict=True))
+    found = slopes_of_rows(log_p, np.array([[0, 1]] * 5, "i4"), q)
     for tail in TAILS:
-        value, slope = jax.value_and_grad(topk_kl_divergence, 2)(none, index, q, tail=tail)
-        np.testing.assert_allclose(value, 0, atol=1e-7)
-        np.testing.assert_allclose(slope, 0, atol=1e-7)
-    log_p = jnp.log(jnp.array([0.5, 0.25]))
-    for q in ([0, -INF, 1], [0, 0, -INF]):
-        assert topk_kl_divergence(log_p, index, jnp.array(q, "float32")) == INF
-    for bad in (log_p.at[0].set(NAN), log_p):
-        q = jnp.array([0, 1, 2.0 if bad is not log_p else NAN])
-        for tail in ("bucket", "drop"):
-            assert np.isnan(topk_kl_divergence(bad, index, q, tail=tail))
+        value, _, slope = found[tail]
+        np.testing.assert_allclose(value[0], 0, atol=1e-7)
+        np.testing.assert_allclose(slope[0], 0, atol=1e-7)
+        if tail != "renormalize":
+            assert np.isnan(value[3:]).all()
+    assert (found["bucket"][0][1:3] == INF).all()
 
 
 def test_a_masked_vocabulary_has_finite_gradients():
     """q has no mass outside, and neither has p."""
-    log_p = jnp.array([0.0, -INF])
-    index, q = jnp.array([1, 0]), jnp.array([-INF, 0.0, -INF])
-    for tail in TAILS:
-        loss = lambda x, y, t=tail: topk_kl_divergence(x, index, y, tail=t)
-        value, slopes = jax.value_and_grad(loss, (0, 1))(log_p, q)
+    log_p, q = np.array([[0.0, -INF]], "f4"), np.array([[-INF, 0.0, -INF]], "f4")
+    found = slopes_of_rows(log_p, np.array([[1, 0]], "i4"), q)
+    for value, *slopes in found.values():
         assert value == 0
         assert all(np.isfinite(s).all() for s in slopes)
 
 
 def test_half_precision_is_computed_in_float32():
     _, b, log_p, index = teacher(6, 4)
-    x, y = jnp.asarray(log_p, jnp.bfloat16), jnp.asarray(b, jnp.bfloat16)
-    found = topk_kl_divergence(x, index, y)
+    x, y = log_p.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+
+    @quick
+    def as_it_is_and_in_float32(x, index, y):
+        wide = topk_kl_divergence(x.astype("float32"), index, y.astype("float32"))
+        return topk_kl_divergence(x, index, y), wide
+
+    found, wide = as_it_is_and_in_float32(x, index, y)
     assert found.dtype == jnp.float32
-    wide = topk_kl_divergence(x.astype("float32"), index, y.astype("float32"))
     np.testing.assert_array_equal(found, wide)
-    slope = jax.grad(lambda y: topk_kl_divergence(x, index, y).sum())(y)
-    assert slope.dtype == jnp.bfloat16
+    loss = lambda y: topk_kl_divergence(x, index, y).sum()
+    assert jax.eval_shape(jax.grad(loss), y).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -228,6 +283,6 @@ def test_what_does_not_fit(arguments, error, message):
 
 
 def test_tail_is_one_of_three():
-    one = jnp.zeros(1), jnp.zeros(1, int), jnp.zeros(2)
+    one = np.zeros(1, "f4"), np.zeros(1, int), np.zeros(2, "f4")
     with pytest.raises(ValueError, match="topk_kl_divergence: tail must be one of"):
         topk_kl_divergence(*one, tail="rest")
