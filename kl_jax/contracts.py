@@ -39,7 +39,9 @@ def _array(function: str, name: str, value: Any) -> Array:
             f"{function}: {name} must be an array, found {type(value).__name__}."
         )
     try:
-        return jnp.asarray(value)
+        # Outside `jit`, jnp.asarray compiles a program for each shape of a NumPy array.
+        as_array = jax.device_put if isinstance(value, np.ndarray) else jnp.asarray
+        return as_array(value)
     except TypeError:  # NumPy arrays of strings, objects, dates
         raise TypeError(
             f"{function}: {name} must be an array of numbers, found dtype "
@@ -166,6 +168,23 @@ def counts(function: str, **arguments: Any) -> list[Array]:
             )
         arrays[name] = array
     return floats(function, **arrays)
+
+
+def operands(function: str, **arguments: Any) -> list[Any]:
+    """Numbers and arrays as a compiled function takes them, which then looks at them: to
+    make them arrays of one dtype first would be a program or two more.
+    """
+    return [_operand(function, name, x) for name, x in arguments.items()]
+
+
+def _operand(function: str, name: str, x: Any) -> Any:
+    if isinstance(x, int) and not isinstance(x, bool):
+        return float(x)  # a number like any other
+    try:
+        jax.typeof(x)
+    except (TypeError, ValueError):  # no array, or an object that can be made one
+        return floating(function, **{name: x})[0]
+    return x
 
 
 def limits(function: str, **arguments: Any) -> list[Array]:

@@ -481,7 +481,7 @@ def tempered(
     def transformed(
         logits_p: ArrayLike, logits_q: ArrayLike, /, *args: Any, **kwargs: Any
     ) -> Array:
-        a, b = contracts.floats("tempered", logits_p=logits_p, logits_q=logits_q)
+        a, b = contracts.floating("tempered", logits_p=logits_p, logits_q=logits_q)
         values.positive("tempered", "temperature", t)
         value = divergence(*_divided(a, b, t), *args, **kwargs)
         return _times_square(contracts.values("tempered", value), t)
@@ -491,6 +491,7 @@ def tempered(
 
 @jax.jit
 def _divided(a: Array, b: Array, t: float | Array) -> tuple[Array, Array]:
+    a, b = contracts.floats("tempered", logits_p=a, logits_q=b)
     divisor = jnp.asarray(t, a.dtype)
     return a / divisor, b / divisor
 

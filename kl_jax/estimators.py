@@ -461,7 +461,7 @@ def kl_from_densities(
     name = "kl_from_densities"
     contracts.function(name, log_p, "log_p")
     contracts.function(name, log_q, "log_q")
-    low, high = contracts.limits(name, low=low, high=high)
+    limits = contracts.operands(name, low=low, high=high)
     order = contracts.order(name, order, 5)
     contracts.flag(name, "with_error", with_error)
 
@@ -474,12 +474,12 @@ def kl_from_densities(
     # Compiled in three steps, between which the densities are evaluated as they were given:
     # what they close over may be traced, or be another thing in the next call. Executed one
     # operation at a time, the steps would compile 30 programs in a first call.
-    x, weights = _nodes(order, low, high)
+    x, weights = _nodes(name, order, *limits)
     seen, x = _seen(x, weights, jax.vmap(logs)(x)[0])
     log_px, log_qx = jax.vmap(logs)(x)
     values.logits(name, "the result of log_p", log_px)
     values.logits(name, "the result of log_q", log_qx)
-    value, error = _integral(log_px, log_qx, seen, weights, low, high)
+    value, error = _integral(log_px, log_qx, seen, weights)
     return (value, error) if with_error else value
 
 
@@ -496,12 +496,10 @@ def _seen(x: Array, weights: Array, log_p: Array) -> tuple[Array, Array]:
 
 @jax.jit
 def _integral(
-    log_p: Array, log_q: Array, seen: Array, weights: Array, low: Array, high: Array
+    log_p: Array, log_q: Array, seen: Array, weights: Array
 ) -> tuple[Array, Array]:
     """Along the first axis, with an estimate of the error."""
     weights = jnp.where(seen, weights, 0).astype(log_p.dtype)
-    sign = jnp.where(low > high, -1, 1).astype(log_p.dtype)
-    weights = jnp.where(jnp.isnan(low) | jnp.isnan(high), jnp.nan, sign) * weights
     weights = weights.reshape(-1, *(1,) * (log_p.ndim - 1))
     p = jnp.exp(log_p)
     present = (p != 0) & (weights != 0)
@@ -515,10 +513,17 @@ def _integral(
     return value, jnp.where(jnp.isfinite(value), error, jnp.abs(value))
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _nodes(order: int, low: Array, high: Array) -> tuple[Array, Array]:
-    """Nodes between the limits, and weights; 0 is the weight of what is not inside."""
-    low, high = jnp.minimum(low, high), jnp.maximum(low, high)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _nodes(
+    function: str, order: int, low: ArrayLike, high: ArrayLike
+) -> tuple[Array, Array]:
+    """Nodes between the limits, and weights: 0 for what is not inside, negative for limits
+    in the other order.
+    """
+    first, second = contracts.limits(function, low=low, high=high)
+    sign = jnp.where(first > second, -1, 1).astype(first.dtype)
+    sign = jnp.where(jnp.isnan(first) | jnp.isnan(second), jnp.nan, sign)
+    low, high = jnp.minimum(first, second), jnp.maximum(first, second)
     step = 2 * _REACH[low.dtype] / (order - 1)
 
     def of_one(index: int) -> tuple[float, ...]:
@@ -539,4 +544,4 @@ def _nodes(order: int, low: Array, high: Array) -> tuple[Array, Array]:
     weights = jnp.where(from_low & to_high, (b - a) * d_nearer, d_sinh)
     weights = jnp.where(from_low ^ to_high, de, weights)
     inside = (low < x) & (x < high)
-    return jnp.where(inside, x, x[order // 2]), jnp.where(inside, weights, 0)
+    return jnp.where(inside, x, x[order // 2]), sign * jnp.where(inside, weights, 0)

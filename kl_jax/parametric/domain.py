@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, cast
+from typing import ParamSpec, cast
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +93,7 @@ def closed_form(
                 given = signature.bind(*args, **kwargs).arguments
             except TypeError as error:
                 raise TypeError(f"{function}: {error}.") from None
-            return compiled(*(_operand(function, *x) for x in given.items()))
+            return compiled(*contracts.operands(function, **given))
 
         return public
 
@@ -103,14 +103,3 @@ def closed_form(
 def arrays(*parameters: ArrayLike) -> tuple[Array, ...]:
     """The parameters in a body: arrays, as `closed_form` has seen to."""
     return cast("tuple[Array, ...]", parameters)
-
-
-def _operand(function: str, name: str, x: Any) -> Any:
-    """`x` as a program takes it: to make it an array here would be one more program."""
-    if isinstance(x, int) and not isinstance(x, bool):
-        return float(x)  # a number like any other
-    try:
-        jax.typeof(x)
-    except (TypeError, ValueError):  # no array, or an object that can be made one
-        return contracts.floating(function, **{name: x})[0]
-    return x
