@@ -235,7 +235,7 @@ def test_what_a_softmax_returns_passes(dtype):
             yield p, jax.lax.top_k(log_p, 10)[0]
 
     logits = []
-    # 1 / 131586 is half way between two numbers of float16, and the sum of one row 0.0039 off.
+    # 1 / 131586 is half way between two float16 numbers: the sum of one row is 0.0039 off.
     for outcomes in (10, 131586):
         rng = np.random.default_rng(outcomes)
         scale = np.array([0.0, 0.1, 1.0, 8.0])[:, None]
