@@ -10,9 +10,11 @@ import numpy as np
 import parametric_grid
 import parametric_oracles
 import pytest
+from compilations import compilations
 from oracles import DIGITS
+from programs import compiled, quick
 
-from kl_jax import parametric
+from kl_jax import checked, parametric
 
 INF, NAN = np.inf, np.nan
 NAMES = parametric_grid.NAMES
@@ -42,8 +44,22 @@ FLAT_BOUND["low_rank_multivariate_normal"] = SECOND_BOUND
 # Nothing is promised of smaller numbers: they may be flushed to 0.
 TINY = {dtype: float(np.finfo(dtype).smallest_normal) for dtype in SECOND_BOUND}
 
-# Rows of one call. All calls for numbers are of this size: one program for each function.
-ROWS = 160
+# Rows of one call: the tests of a function share one program for each shape of a row. Loops
+# over 160 rows are unrolled, and take a tenth longer to compile.
+ROWS = 1024
+
+# Of those that share their special function with another family, which float64 tests:
+# bernoulli, normal, gamma, gumbel, continuous_bernoulli or beta.
+IN_FLOAT32_ALONE = ("binomial", "geometric", "log_normal", "half_normal", "inverse_gamma")
+IN_FLOAT32_ALONE += ("chi2", "weibull", "continuous_bernoulli_logits", "dirichlet")
+IN_FLOAT32_ALONE += ("multivariate_normal_diag",)
+
+
+def with_dtypes(names):
+    """Cases (name, dtype)."""
+    return [(name, "float32") for name in names] + [
+        (name, "float64") for name in names if name not in IN_FLOAT32_ALONE
+    ]
 
 
 def parameters_of(name):
@@ -55,38 +71,35 @@ def parameters_of(name):
 
 @functools.cache
 def program(name):
-    """Values, and gradients of their sum: row by row, as each has its own parameters."""
+    """Gradients of the sum, and values: row by row, as each has its own parameters."""
     function, argnums = getattr(parametric, name), parameters_of(name)
 
-    @jax.jit
-    def both(*arguments):
-        total = lambda *x: function(*x).sum()
-        return function(*arguments), jax.grad(total, argnums)(*arguments)
+    def total(*arguments):
+        values = function(*arguments)
+        return values.sum(), values
 
-    return both
+    return compiled(jax.grad(total, argnums, has_aux=True))
+
+
+def stacked(rows, dtype, size=ROWS):
+    """A batch of parameters, the last row repeated."""
+    assert len(rows) <= size, f"{len(rows)} rows"
+    rows = rows + rows[-1:] * (size - len(rows))
+    return [np.asarray(column, dtype) for column in zip(*rows, strict=True)]
 
 
 def evaluate(name, rows, dtype):
-    """[value, a flat list of derivatives in each parameter] of each row of parameters."""
+    """[value, derivatives in each parameter] of each row of parameters."""
     found, groups = [None] * len(rows), {}
     for i, row in enumerate(rows):
         groups.setdefault(tuple(np.shape(x) for x in row), []).append(i)
-    for shapes, members in groups.items():
-        size = ROWS if not any(shapes) else len(members)
-        assert len(members) <= size, f"ROWS < {len(members)}"
-        padded = members + [members[-1]] * (size - len(members))
-        columns = zip(*(rows[i] for i in padded), strict=True)
-        stacked = [jnp.asarray(np.asarray(column, dtype)) for column in columns]
-        values, slopes = program(name)(*stacked)
-        assert values.shape == (size,)
+    for members in groups.values():
+        slopes, values = program(name)(*stacked([rows[i] for i in members], dtype))
+        assert values.shape == (ROWS,)
         assert values.dtype == dtype
         assert all(g.dtype == dtype for g in slopes)
-        values, slopes = (
-            np.asarray(values),
-            [np.asarray(g).reshape(size, -1) for g in slopes],
-        )
         for k, i in enumerate(members):
-            found[i] = float(values[k]), [g[k].tolist() for g in slopes]
+            found[i] = float(values[k]), [g[k] for g in slopes]
     return found
 
 
@@ -106,13 +119,16 @@ def equal(name, parameters):
     return all(np.array_equal(x, y) for x, y in pairs)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "dtype"), with_dtypes(NAMES), indirect=["dtype"])
 def test_grid(name, dtype):
     """Values and gradients; none negative, 0 where p = q. The worst of each is shown.
 
     A derivative's error is in natural units, relative to the largest derivative.
     """
     grid = parametric_grid.grid(name, dtype, np.random.default_rng(0))
+    if dtype == "float64":  # of vectors and matrices of one shape
+        shape = np.shape(grid[-1][1][0])
+        grid = [(kind, row) for kind, row in grid if np.shape(row[0]) == shape]
     found = evaluate(name, [parameters for _, parameters in grid], dtype)
     wrong, worst, steepest = [], (0.0, ""), (0.0, "")
     for (kind, parameters), (value, slopes) in zip(grid, found, strict=True):
@@ -125,6 +141,7 @@ def test_grid(name, dtype):
         else:
             error = relative_error(name, parameters, value, dtype)
             worst = max(worst, (error, f"{value}, {where}"))
+        slopes = [g.ravel().tolist() for g in slopes]
         if not np.isfinite(np.concatenate(slopes)).all():
             wrong.append(f"gradient {slopes}, {where}")
             continue
@@ -164,6 +181,15 @@ def relative_error(name, parameters, value, dtype):
 
 # --- second derivatives ----------------------------------------------------------------
 
+# Rows of one call, as above.
+FEW = 10
+
+
+@functools.cache
+def second_derivatives(name):
+    return quick(jax.vmap(jax.hessian(getattr(parametric, name), parameters_of(name))))
+
+
 # Without those that are another function of other parameters.
 OTHERS = (
     "normal_standard",
@@ -202,12 +228,10 @@ def test_second_derivatives_in_float64(name):
 
 def check_second_derivatives(name, dtype):
     rows = at_equality(name, dtype)
-    p = [jnp.asarray(np.asarray(column, dtype)) for column in zip(*rows, strict=True)]
-    positions = parameters_of(name)
-    function = getattr(parametric, name)
-    hessian = jax.jit(jax.vmap(jax.hessian(function, positions)))(*p, *p)
+    hessian = second_derivatives(name)(*stacked([p + p for p in rows], dtype, FEW))
     found = np.stack([np.stack(blocks, -1) for blocks in hessian], -2)
     assert np.isfinite(found).all()
+    positions = parameters_of(name)
     n = len(positions) // 2
     for k, row in enumerate(rows):
         true = np.array(parametric_oracles.fisher(name, row), float)
@@ -222,9 +246,9 @@ def check_second_derivatives(name, dtype):
 
 def test_second_derivatives_of_dirichlet_where_p_is_q(dtype):
     """The Fisher information: trigamma on the diagonal, less that of the total."""
-    a = np.array([[0.5, 2.0, 7.0], [3.0, 3.0, 3.0]], dtype)
-    hessian = jax.jit(jax.vmap(jax.hessian(parametric.dirichlet, (0, 1))))(a, a)
-    for k, row in enumerate(a):
+    rows = [np.array(a, dtype) for a in ([0.5, 2.0, 7.0], [3.0, 3.0, 3.0])]
+    hessian = second_derivatives("dirichlet")(*stacked([(a, a) for a in rows], dtype, FEW))
+    for k, row in enumerate(rows):
         with mp.workdps(DIGITS):
             x = [mp.mpf(float(v)) for v in row]
             total = float(mp.psi(1, mp.fsum(x)))
@@ -237,10 +261,9 @@ def test_second_derivatives_of_dirichlet_where_p_is_q(dtype):
 
 def test_second_derivatives_of_normal_standard(dtype):
     """1 in the mean, e^log_variance / 2 in the other."""
-    x = np.array([0.0, 1.5, -2.0], dtype)
-    y = np.array([0.0, -3.0, 1.0], dtype)
-    hessian = jax.hessian(parametric.normal_standard, (0, 1))
-    (mm, mv), (vm, vv) = jax.jit(jax.vmap(hessian))(x, y)
+    rows = [(0.0, 0.0), (1.5, -3.0), (-2.0, 1.0)]
+    x, y = stacked(rows, dtype, FEW)
+    (mm, mv), (vm, vv) = second_derivatives("normal_standard")(x, y)
     np.testing.assert_array_equal(mm, 1)
     np.testing.assert_array_equal(mv, 0)
     np.testing.assert_array_equal(vm, 0)
@@ -254,7 +277,7 @@ def test_low_rank_factors_rotated_against_each_other(dtype):
     factor = (10 * rng.normal(size=(200, 6, 2))).astype(dtype)
     rotation = np.linalg.qr(rng.normal(size=(200, 2, 2)))[0]
     turned = (factor @ rotation).astype(dtype)
-    function = jax.jit(parametric.low_rank_multivariate_normal)
+    function = quick(parametric.low_rank_multivariate_normal)
     value = function(0.0, factor, diag, 0.0, turned, diag)
     assert (value >= 0).all()
     # Terms of the order of |V|^2 = 1e4 that cancel; 5e-5 seen in float32, 1e-13 in float64.
@@ -264,12 +287,11 @@ def test_low_rank_factors_rotated_against_each_other(dtype):
 # --- transformations ---------------------------------------------------------------------
 
 
-def small_batch(name):
-    rng = np.random.default_rng(5)
-    grid = parametric_grid.grid(name, "float32", rng)
+def everyday(name):
+    """Rows of one shape."""
+    grid = parametric_grid.grid(name, "float32", np.random.default_rng(5))
     rows = [x for kind, x in grid if kind.startswith("everyday")]
-    rows = [x for x in rows if np.shape(x[0]) == np.shape(rows[0][0])][:4]
-    return [jnp.asarray(np.stack(column)) for column in zip(*rows, strict=True)]
+    return [x for x in rows if np.shape(x[0]) == np.shape(rows[0][0])][:FEW]
 
 
 # One for each of the functions that closed forms are made of.
@@ -280,35 +302,34 @@ MADE_OF += ["low_rank_multivariate_normal"]
 
 @pytest.mark.parametrize("name", MADE_OF)
 def test_batches_rows_and_both_modes_agree(name):
-    function, argnums = getattr(parametric, name), parameters_of(name)
-    arguments = small_batch(name)
+    """Batches in reverse mode, as `evaluate` has them, against rows in both modes."""
+    function, argnums, rows = getattr(parametric, name), parameters_of(name), everyday(name)
+    arguments = stacked(rows, "float32", FEW)
     rng = np.random.default_rng(6)
-    tangents = [jnp.asarray(rng.normal(size=x.shape), x.dtype) for x in arguments]
-    for i in set(range(len(tangents))) - set(argnums):
-        tangents[i] = jnp.zeros_like(tangents[i])
+    tangents = [rng.normal(size=x.shape).astype("float32") for x in arguments]
 
-    @jax.jit
-    def everything(arguments, tangents):
-        total = lambda *x: function(*x).sum()
-        return (
-            function(*arguments),
-            jax.vmap(jax.value_and_grad(function, argnums))(*arguments),
-            jax.grad(total, argnums)(*arguments),
-            jax.jvp(function, arguments, tangents)[1],
-        )
+    @quick
+    @jax.vmap
+    def row_by_row(arguments, tangents):
+        reverse = jax.value_and_grad(function, argnums)(*arguments)
+        return reverse, jax.jvp(function, arguments, tangents)[1]
 
-    batch, (values, slopes), together, forward = everything(arguments, tangents)
+    (values, slopes), forward = row_by_row(tuple(arguments), tuple(tangents))
+    batch = evaluate(name, rows, "float32")
     # Each is within the bound of the true value.
-    np.testing.assert_allclose(batch, values, rtol=2 * BOUND[name]["float32"])
+    together = [value for value, _ in batch]
+    np.testing.assert_allclose(values[: len(rows)], together, 2 * BOUND[name]["float32"])
     close = 2 * GRADIENT_BOUND[name]["float32"]
     products = []
-    for i, alone, whole in zip(argnums, slopes, together, strict=True):
+    for i, alone, *whole in zip(argnums, slopes, *(x for _, x in batch), strict=True):
+        alone, whole = alone[: len(rows)], np.stack(whole)
         largest = np.abs(whole).max()
         np.testing.assert_allclose(alone, whole, rtol=close, atol=close * largest)
-        product = np.asarray(alone, float) * np.asarray(tangents[i], float)
-        products.append(product.reshape(len(batch), -1))
+        product = np.asarray(alone, float) * tangents[i][: len(rows)]
+        products.append(product.reshape(len(rows), -1))
     products = np.concatenate(products, 1)
-    assert (np.abs(forward - products.sum(1)) <= close * np.abs(products).sum(1)).all()
+    error = np.abs(forward[: len(rows)] - products.sum(1))
+    assert (error <= close * np.abs(products).sum(1)).all()
 
 
 # One for each number of parameters: all functions broadcast by the same contract.
@@ -319,7 +340,7 @@ def test_numbers_against_batches(name):
     n = len(batches)
     which = [{i} for i in range(n)] + [set(range((n + 1) // 2)), set(range(n))]
 
-    @jax.jit
+    @quick
     def mixed(batches):
         pairs = []
         for numbers in which:
@@ -341,14 +362,14 @@ def neighbourhood(name):
     """A batch of four, any p with any q of which has a finite KL: one p, four q's."""
     rng = np.random.default_rng(8)
     if name == "normal_standard":
-        return [jnp.asarray(rng.normal(size=4), "float32") for _ in range(2)]
+        return [rng.normal(size=4).astype("float32") for _ in range(2)]
     if name == "uniform":
         p, qs = (0.0, 1.0), [(-x, 1 + x) for x in (0.0, 0.5, 2.0, 3.0)]
     else:
         p = parametric_grid.draw(name, rng)
         qs = [parametric_grid.moved(name, p, 0.5, rng) for _ in range(4)]
     rows = [parametric_grid.cast(p + q, "float32") for q in qs]
-    return [jnp.asarray(np.stack(column)) for column in zip(*rows, strict=True)]
+    return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
 # --- edges -------------------------------------------------------------------------------
@@ -383,14 +404,14 @@ EDGES = {
 }
 
 
-@pytest.mark.parametrize("name", EDGES)
+@pytest.mark.parametrize(("name", "dtype"), with_dtypes(EDGES), indirect=["dtype"])
 def test_edges(name, dtype):
     found = evaluate(name, [row for row, _ in EDGES[name]], dtype)
     for (row, expected), (value, _) in zip(EDGES[name], found, strict=True):
         assert value == pytest.approx(expected, rel=1e-6, abs=0, nan_ok=True), row
 
 
-@pytest.mark.parametrize("name", SCALAR)
+@pytest.mark.parametrize(("name", "dtype"), with_dtypes(SCALAR), indirect=["dtype"])
 def test_what_is_no_distribution_gives_nan(name, dtype):
     """A scale, rate or concentration that is 0 or negative; nan anywhere."""
     rng = np.random.default_rng(7)
@@ -412,14 +433,16 @@ def test_what_is_no_distribution_gives_nan(name, dtype):
 
 
 def test_vectors_that_are_no_distribution_give_nan():
-    good, eye = np.array([1.0, 2.0]), np.eye(2)
-    column = np.ones((2, 1))
+    """Vectors of 2 and matrices of shapes that are in the grid."""
+    good, eye, column = np.array([1.0, 2.0]), np.eye(2), np.ones((2, 1))
+    three = np.ones(3)
     for bad in (np.array([1.0, 0.0]), np.array([-1.0, 2.0]), np.array([NAN, 1.0])):
+        longer = np.append(bad, 1.0)
         for name, rows in (
             ("dirichlet", ((bad, good), (good, bad))),
             (
                 "multivariate_normal_diag",
-                ((good, bad, good, good), (good, good, good, bad)),
+                ((three, longer, three, three), (three, three, three, longer)),
             ),
             (
                 "multivariate_normal",
@@ -429,3 +452,57 @@ def test_vectors_that_are_no_distribution_give_nan():
         ):
             for row, (value, _) in zip(rows, evaluate(name, rows, "float32"), strict=True):
                 assert np.isnan(value), (name, row, value)
+
+
+# --- what all of them do once ------------------------------------------------------------
+
+ONE, EYE = np.ones(3, np.float32), np.eye(3, dtype=np.float32)
+
+# Of numbers, of arrays and of both; integers, an interval, vectors and matrices.
+FIRST_CALLS = (
+    ("normal", (0, 1.0, 1.0, 2.0)),
+    ("normal", (ONE, ONE, ONE, ONE)),
+    ("normal", (0.0, ONE, np.float32(1.0), 2.0)),
+    ("binomial", (np.arange(3), 0.5, np.int32(3), ONE / 2)),
+    ("uniform", (0.0, ONE, 0.0, 2.0)),
+    ("multivariate_normal_diag", (0.0, ONE, 1.0, ONE)),
+    ("multivariate_normal", (0.0, EYE, ONE, EYE)),
+    ("low_rank_multivariate_normal", (0.0, EYE, 1.0, ONE, EYE, ONE)),
+)
+
+
+@pytest.mark.parametrize(("name", "parameters"), FIRST_CALLS)
+def test_a_first_call_outside_jit_compiles_one_program(name, parameters):
+    with compilations() as programs:
+        getattr(parametric, name)(*parameters)
+    assert len(programs) == 1
+
+
+def test_parameters_are_given_in_order_or_by_name():
+    function = parametric.normal
+    assert function(0.0, 1.0, scale_q=2.0, loc_q=1.0) == function(0.0, 1.0, 1.0, 2.0)
+    missing = r"^parametric.normal: missing a required argument: 'scale_q'\.$"
+    with pytest.raises(TypeError, match=missing):
+        function(0.0, 1.0, 1.0)
+    unknown = r"^parametric.normal: got an unexpected keyword argument 'scale'\.$"
+    with pytest.raises(TypeError, match=unknown):
+        function(0.0, 1.0, 1.0, 2.0, scale=1.0)
+
+
+def test_parameters_are_real_numbers():
+    for bad, pattern in (
+        ("1", "an array, found str"),
+        ([1.0], "an array, found list"),
+        (None, "an array, found NoneType"),
+        (np.array(["1"]), "an array of numbers, found dtype <U1"),
+        (np.ones(2, int), "floating point, found dtype int"),
+        (True, "floating point, found dtype bool"),
+    ):
+        with pytest.raises(TypeError, match=f"parametric.normal: loc_p must be {pattern}"):
+            parametric.normal(bad, 1.0, 0.0, 1.0)
+
+
+def test_parameters_are_checked_also_outside_jit():
+    message = r"^parametric.uniform: high_p must be above the lower end, found 3 at index"
+    with pytest.raises(ValueError, match=message):
+        checked(parametric.uniform)(5.0, 3.0, 0.0, 10.0)
