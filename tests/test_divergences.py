@@ -528,6 +528,7 @@ OTHERS = {
 # Gradients of one constant of each generator, and of each of its branches, as users compile
 # them: a program takes 3 to 6 s. For the other constants, and in float64, quickly.
 MAIN = ("jeffreys", "jensen_shannon", "skew_kl", "renyi 0.1", "renyi 0.5", "renyi 2")
+ALONE = ("jensen_shannon", "renyi 2")  # of these the value without gradients, too
 IN_FLOAT64 = ("jeffreys", "jensen_shannon", "renyi 0.5", "renyi 2")
 CASES = [
     *((name, "float32") for name in OTHERS if name != "reverse_kl"),
@@ -548,7 +549,8 @@ def of_other(name, dtype):
     function, _ = OTHERS[name]
     both = jax.vmap(jax.value_and_grad(function, (0, 1)))
     both = compiled(both) if name in MAIN and dtype == "float32" else quick(both)
-    return of_lengths(compiled(function), (33,)), of_lengths(both, (33,))
+    values = compiled(function) if name in ALONE or name not in MAIN else None
+    return values and of_lengths(values, (33,)), of_lengths(both, (33,))
 
 
 @pytest.mark.parametrize(("name", "dtype"), CASES)
@@ -560,9 +562,11 @@ def test_error_and_gradients_of_the_others(name, dtype):
         for size in (3, 33):
             a, b = batch(dtype, size, seed=4)
             true = [oracle(x, y) for x, y in zip(a, b, strict=True)]
-            for function in (values, lambda a, b: slopes(a, b)[0]):
-                assert_within(BOUND, function(a, b), true, dtype)
-                np.testing.assert_array_equal(function(a, a), 0)
+            assert_within(BOUND, slopes(a, b)[0], true, dtype)
+            np.testing.assert_array_equal(slopes(a, a)[0], 0)
+            if values and dtype == "float32":
+                assert_within(BOUND, values(a, b), true)
+                np.testing.assert_array_equal(values(a, a), 0)
         rng = np.random.default_rng(5)
         noise = np.repeat([1.0, 1e-2, 1e-5], 3)[:, None]
         a = (rng.normal(size=(9, 5)) * 3).astype(dtype)

@@ -30,9 +30,10 @@ for name in ("gumbel", "weibull"):  # e^w amplifies the error of w = 20 ... 70 b
     GRADIENT_BOUND[name] = {"float32": 2e-5, "float64": 3e-14}
 # Where one concentration is 1e8 of the other, the gradient in it is a difference.
 GRADIENT_BOUND["beta"] = {"float32": 2e-5, "float64": 3e-14}
-# In proportion to the condition number, here up to 1e3.
+# In proportion to the condition number, here up to 1e3. The triangular solve is LAPACK's,
+# and rounds as the processor does: gradients are off by 5e-5 on a Xeon, 1.3e-4 on an EPYC.
 BOUND["multivariate_normal"] = {"float32": 5e-5, "float64": 2e-13}
-GRADIENT_BOUND["multivariate_normal"] = {"float32": 1e-4, "float64": 3e-12}
+GRADIENT_BOUND["multivariate_normal"] = {"float32": 2.6e-4, "float64": 3e-12}
 # For factors of one size against independent ones.
 BOUND["low_rank_multivariate_normal"] = {"float32": 5e-6, "float64": 2e-14}
 GRADIENT_BOUND["low_rank_multivariate_normal"] = {"float32": 1e-5, "float64": 5e-14}
@@ -70,15 +71,19 @@ def parameters_of(name):
 
 
 @functools.cache
-def program(name):
-    """Gradients of the sum, and values: row by row, as each has its own parameters."""
+def program(name, dtype):
+    """Gradients of the sum, and values: row by row, as each has its own parameters.
+
+    As users compile it in float32; float64 tests its own constants, terms and points.
+    """
     function, argnums = getattr(parametric, name), parameters_of(name)
 
     def total(*arguments):
         values = function(*arguments)
         return values.sum(), values
 
-    return compiled(jax.grad(total, argnums, has_aux=True))
+    how = compiled if dtype == "float32" else quick
+    return how(jax.grad(total, argnums, has_aux=True))
 
 
 def stacked(rows, dtype, size=ROWS):
@@ -94,7 +99,7 @@ def evaluate(name, rows, dtype):
     for i, row in enumerate(rows):
         groups.setdefault(tuple(np.shape(x) for x in row), []).append(i)
     for members in groups.values():
-        slopes, values = program(name)(*stacked([rows[i] for i in members], dtype))
+        slopes, values = program(name, dtype)(*stacked([rows[i] for i in members], dtype))
         assert values.shape == (ROWS,)
         assert values.dtype == dtype
         assert all(g.dtype == dtype for g in slopes)
