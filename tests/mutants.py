@@ -1,0 +1,1390 @@
+"""Mutants: one careless edit of kl_jax each, and the test that must fail for it.
+
+    python tests/mutants.py --jobs 2 --results tests/mutants.md
+    python tests/mutants.py two_words.py bernoulli_difference    # files, or single mutants
+
+Each is applied to a copy of the repository, in which its test runs. A mutant that survives,
+or whose snippet is not found exactly once, is an error: of the tests, or of this list.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import queue
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COPIED = ("kl_jax", "tests", "pyproject.toml", "README.md")
+TIMEOUT = 600  # seconds, of one mutant
+
+# These are no results of a test: the edit does not run at all.
+CRASHES = ("AttributeError", "ImportError", "NameError", "SyntaxError", "UnboundLocalError")
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str  # in kl_jax
+    old: str  # occurs there once
+    new: str
+    test: str  # in tests
+    breaks: str
+
+
+class Outcome(NamedTuple):
+    result: str  # killed, SURVIVED, or what is wrong with the mutant
+    seconds: float
+    output: str
+
+
+# By file: a name, what breaks, lines that occur there once, those in their place, the test.
+# The first line of a snippet may begin in the middle of one, and the last end there.
+EDITS = r"""
+[two_words.py]
+
+two_sum_ordered
+The error of a sum holds only where |a| >= |b|, as in Fast2Sum.
+-return total, (a - (total - other)) + (b - other)
++return total, b - other
+test_divergences.py::test_error_in_ulp[float32]
+
+two_prod_low_parts
+The product of the low parts is left out.
+-return product, error + a_low * b_low
++return product, error
+test_elementwise.py::test_products_in_two_words_are_exact[float32]
+
+two_prod_split
+The high parts of float64 have a bit too many for an exact product.
+-half = (info.nmant - 1) // 2
++half = info.nmant // 2
+test_elementwise.py::test_products_in_two_words_are_exact[float64]
+
+sum_last_error
+What the sums of a tree lose is not collected.
+-low[..., :half] + low[..., half:] + error
++low[..., :half] + low[..., half:]
+test_estimators.py::test_counts_in_ulp[3-40-0.5-float32]
+
+[blocks.py]
+
+deltas_error
+The rounding error of b - a is not put back.
+-jnp.where(jnp.abs(delta) < jnp.inf, error - origin_error, 0)
++jnp.where(jnp.abs(delta) < jnp.inf, -origin_error, 0)
+test_divergences.py::test_error_in_ulp[float32]
+
+deltas_infinite
+The error of an infinite difference is nan.
+-return delta + jnp.where(jnp.abs(delta) < jnp.inf, error - origin_error, 0)
++return delta + (error - origin_error)
+test_divergences.py::test_differences_that_overflow_float32
+
+mean_residual
+KL is taken at the mean as rounded.
+-corrected = total - residual * (total + residual / 2)
++corrected = total
+test_divergences.py::test_error_in_ulp[float32]
+
+no_outcome_of_p
+KL is not 0 where p has no outcome.
+-jnp.where(infinite, jnp.inf, jnp.where(x.mass == 0, 0, kl))
++jnp.where(infinite, jnp.inf, kl)
+test_divergences.py::test_boundary[float32-p has no outcome]
+
+missing_at_the_smallest_number
+A logit of finfo.min counts as -inf.
+-(logits_q.astype(dtype) < least_q)
++(logits_q.astype(dtype) <= least_q)
+test_divergences.py::test_boundary_of_every_divergence[kl-float32]
+
+missing_beside_infinity
+Finite logits count beside +inf.
+-(logits_p.astype(dtype) >= least_p)
++(logits_p.astype(dtype) > -jnp.inf)
+test_divergences.py::test_boundary[float32-two +inf]
+
+terms_without_p
+Outcomes with p = 0 < q are left out of q's mass.
+-near = in_series(d) & (weight > 0) & ~large
++near = in_series(d) & ~large
+test_divergences.py::test_boundary[float32-p = 0 < q]
+
+large_rows
+Masses of q that overflow are not measured from q's largest logit.
+-large = infinite | (mass == 0) | (peak - centre > _LARGE)
++large = infinite | (mass == 0)
+test_divergences.py::test_large_divergences[float32]
+
+remainder_of_the_origin
+q's mass is measured from the origin as rounded.
+-scale = jnp.exp(jnp.where(large, 0, -remainder))
++scale = jnp.ones_like(remainder)
+test_divergences.py::test_error_in_ulp[float32]
+
+mode_of_the_first_chunk
+The mode is looked for in the first chunk, whichever holds it.
+-index = jnp.argmax(jnp.max(x, -1), -1)[..., None, None]
++index = 0 * jnp.argmax(jnp.max(x, -1), -1)[..., None, None]
+test_divergences.py::test_error_in_ulp[float32]
+
+last_tile
+Rows of the last tile that overlap the one before are taken for new ones.
+-tiles[:, -1, size - left :]
++tiles[:, -1, :left]
+test_blocks.py::test_tiles_of_rows[7-64]
+
+merged_mean
+The means inside blocks are lost where they merge.
+-share * (between + inner.mean)
++share * between
+test_blocks.py::test_any_axis
+
+merged_kl
+The KL inside blocks is lost where they merge.
+-kl = block.kl + jnp.sum(jnp.where(share == 0, 0, share * inner.kl), -1)
++kl = block.kl
+test_blocks.py::test_any_axis
+
+merged_largest_of_empty_blocks
+A block without outcomes counts with the logit 0.
+-top=jnp.where(empty_p, -jnp.inf, inner.top)
++top=inner.top
+test_blocks.py::test_all_logits_of_a_few[moderate]
+
+spread_over_devices
+Under plain jit on a mesh rows are read one by one.
+-return any(size > 1 and kind != AxisType.Manual for size, kind in kinds)
++return any(size > 1 and kind == AxisType.Explicit for size, kind in kinds)
+test_sharding.py::test_plain_jit
+
+powers_without_their_error
+Masses lose the rounding error of the shift.
+-return exp_of_sum(*shifted(logits, origin))
++return exp_of_sum(logits - origin, 0)
+test_divergences.py::test_error_in_ulp[float32]
+
+bottom_of_the_range
+The shift of -inf has the error nan.
+-two_sum(at_least(_bottom(origin), logits), -origin)
++two_sum(logits, -origin)
+test_divergences.py::test_boundary[float32-p = 0 < q]
+
+[elementwise.py]
+
+series_of_the_logarithm
+float64 has the terms of float32.
+-_TERMS = {jnp.dtype("float32"): 17, jnp.dtype("float64"): 34}
++_TERMS = {jnp.dtype("float32"): 17, jnp.dtype("float64"): 17}
+test_elementwise.py::test_error_in_ulp[float64-log_ratio]
+
+scale_of_the_close_forms
+Differences next to the smallest normal number are flushed to 0.
+-p, q = p * scale, q * scale
++scale = jnp.ones_like(scale)
+test_elementwise.py::test_error_in_ulp[float32-generalized_kl]
+
+total_error
+The rounding error of p + q is not put back.
+-corrections = 2 * x.difference_error - x.s * x.total_error
++corrections = 2 * x.difference_error
+test_elementwise.py::test_error_in_ulp[float32-generalized_kl]
+
+difference_error
+The rounding error of p - q is not put back.
+-corrections = 2 * x.difference_error - x.s * x.total_error
++corrections = -x.s * x.total_error
+test_elementwise.py::test_error_in_ulp[float32-generalized_kl]
+
+errors_of_the_logarithm
+The rounding errors of p - q and p + q are not put back.
+-close = 2 * (x.s + (x.s * x.s * x.s * x.c + s_error))
++close = 2 * (x.s + x.s * x.s * x.s * x.c)
+test_elementwise.py::test_error_in_ulp[float32-log_ratio]
+
+errors_of_itakura_saito
+The rounding errors of p - q and p + q are not put back.
+-corrected = x.difference + 2 * x.difference_error - x.s * x.total_error
++corrected = x.difference
+test_elementwise.py::test_itakura_saito[float32]
+
+quotient_that_overflows
+The logarithm of a quotient that overflows is inf.
+-(quotient >= jnp.finfo(p.dtype).tiny) & (quotient < jnp.inf)
++quotient >= jnp.finfo(p.dtype).tiny
+test_elementwise.py::test_error_in_ulp[float32-log_ratio]
+
+logarithm_at_0
+log(p / q) is -inf at p = 0, against the convention.
+-    value = jnp.where(_is_close(p, q), close, _log_quotient(p, q))
+-    return jnp.where(p == 0, 0, value)
++    value = jnp.where(_is_close(p, q), close, _log_quotient(p, q))
++    return value
+test_elementwise.py::test_derivatives_at_the_edges[float32]
+
+denominator
+Slopes are 0 where q = 0 < p.
+-jnp.where((p == 0) & (q == 0), jnp.inf, q)
++jnp.where(q == 0, jnp.inf, q)
+test_elementwise.py::test_derivatives_at_the_edges[float32]
+
+negative_q
+A negative q is not outside the domain.
+-value = jnp.where((p < 0) | (q < 0), jnp.inf, value)
++value = jnp.where(p < 0, jnp.inf, value)
+test_elementwise.py::test_edges_are_scipys[float32]
+
+infinite_q
+generalized_kl at q = inf is inf - inf.
+-jnp.where((p == 0) | ((q == jnp.inf) & (p < jnp.inf)), q, value)
++jnp.where(p == 0, q, value)
+test_elementwise.py::test_edges_are_scipys[float32]
+
+symbolic_zeros
+An infinite slope in a constant argument makes the derivative nan.
+-        if not isinstance(t, SymbolicZero):
+-            total = total + slope * t.astype(like.dtype)
++        t = jnp.zeros_like(like) if isinstance(t, SymbolicZero) else t
++        total = total + slope * t.astype(like.dtype)
+test_elementwise.py::test_constant_argument_of_infinite_slope_takes_no_part
+
+quotient_rule
+Second derivatives divide by q^2, which under- and overflows.
+-(over(p, y) * inverse, dq)
++(p / (y * y), dq)
+test_elementwise.py::test_second_derivatives_at_extreme_magnitudes
+
+terms_of_log_q_at_0
+The gradient in a target of 0 is 1, not 0.
+-slope_p = _log_excess(p, log_q) + jnp.where(p == 0, 0, jnp.ones_like(p))
++slope_p = _log_excess(p, log_q) + 1
+test_torch_compat.py::test_points_equal_pytorchs_but_for_the_listed_deviations
+
+terms_of_logs_at_0
+A log target of -inf gives nan.
+-    value = jnp.where(log_p == -jnp.inf, 0, value)
+test_torch_compat.py::test_points_equal_pytorchs_but_for_the_listed_deviations
+
+reduction_by_log_2
+The second part of log 2 is left out.
+-r = (bounded - n * high) - n * low
++r = bounded - n * high
+test_elementwise.py::test_scalar_functions_error_in_ulp[float32-expm1-arguments0-1.5]
+
+error_of_expm1
+A mixture's logarithm loses the rounding error of e^x - 1.
+-return total, (large - total) + small
++return total, jnp.zeros_like(total)
+test_elementwise.py::test_scalar_functions_error_in_ulp[float32-log_mixture-arguments6-3.5]
+
+weight_in_two_parts
+1 - weight is rounded.
+-low = (other - high) + ((1 - other) - weight)
++low = 0.0
+test_elementwise.py::test_scalar_functions_error_in_ulp[float32-log_mixture-arguments6-3.5]
+
+error_of_log1p
+The rounding error of 1 + x is not put back.
+-jnp.where(regular, quotient, 0)
++0
+test_elementwise.py::test_scalar_functions_error_in_ulp[float32-log1p-arguments1-1.5]
+
+minimax_coefficient
+Two coefficients are Taylor's, the others of the minimax polynomial.
+-*(0.16666667, 0.041666668, 0.008333333, 0.0013888698, 0.00019842084),
++*(0.16666667, 0.041666668, 0.008333333, 0.0013888889, 0.00019841270),
+test_elementwise.py::test_scalar_functions_error_in_ulp[float32-phi-arguments2-2.0]
+
+exponential_of_a_sum
+The second part of the exponent is left out.
+-return power + power * error
++return power
+test_elementwise.py::test_exponentials_without_a_rule_in_ulp[float32]
+
+clamp_of_exponentials
+e^x stops falling at -80.
+-_reduced(at_most(89, at_least(-88, x)))
++_reduced(at_most(89, at_least(-80, x)))
+test_elementwise.py::test_exponentials_without_a_rule_in_ulp[float32]
+
+scaled_phi_at_infinity
+scaled_phi(inf) is 0 * inf.
+-jnp.where(x == jnp.inf, 1, 1 - decay * (1 + x))
++1 - decay * (1 + x)
+test_elementwise.py::test_scalar_functions_at_the_edges[float32]
+
+quadrature_weights
+The integral weighs the curvature at the wrong end.
+-jnp.sum((1 - t) * terms, 0)
++jnp.sum(t * terms, 0)
+test_elementwise.py::test_bregman_divergences[float32-stirling]
+
+quadrature_points
+float64 has the points of float32.
+-_POINTS = {jnp.dtype("float32"): 11, jnp.dtype("float64"): 20}
++_POINTS = {jnp.dtype("float32"): 11, jnp.dtype("float64"): 11}
+test_elementwise.py::test_bregman_divergences[float64-stirling]
+
+steps_of_stirling
+The asymptotic series of float64 starts too early.
+-jnp.dtype("float64"): (16, 9)}
++jnp.dtype("float64"): (8, 5)}
+test_elementwise.py::test_bregman_divergences[float64-stirling]
+
+bessel_series
+A square is missing in the curvature of log I_0.
+-b / (2 * (j + 1) ** 2) for j
++b / (2 * (j + 1)) for j
+test_elementwise.py::test_bregman_divergences[float32-log_bessel]
+
+bessel_bound
+The asymptotic series of float64 starts at the bound of float32.
+-jnp.dtype("float64"): (30, 90, 26)}
++jnp.dtype("float64"): (16, 90, 26)}
+test_elementwise.py::test_bregman_divergences[float64-log_bessel]
+
+normalizer_far_out
+The formula for two large numbers serves where one is.
+-large = (x > 2) & (y > 2)
+-    logs
++large = (x > 2) | (y > 2)
++    logs
+test_elementwise.py::test_bregman_divergences[float32-exponential_normalizer]
+
+softplus_tail
+q - p is taken in the tail where both are nearly 1.
+-return jnp.where(x + y < 0, below, above)
++return jnp.where(x + y > 0, below, above)
+test_elementwise.py::test_bregman_divergences[float32-softplus]
+
+own_difference
+The difference that is known better is not used.
+-change = two_sum(p, -q)
+-    else:
+-        change = difference * scale, jnp.zeros_like(p)
++change = two_sum(p, -q)
++    else:
++        change = two_sum(p, -q)
+test_elementwise.py::test_a_difference_that_p_and_q_have_lost[float32-generalized_kl_term]
+
+[contracts.py]
+
+weak_types
+A Python number decides the dtype of the arrays beside it.
+-[array for array in arrays if not array.weak_type] or arrays
++arrays
+test_contracts.py::test_scalars_and_numpy_arrays_are_arrays
+
+axis_past_the_end
+An axis one past the last is taken for the first.
+-if not -len(shape) <= a < len(shape):
++if not -len(shape) <= a <= len(shape):
+test_contracts.py::test_axis[kl_divergence]
+
+where_that_broadcasts
+where= must not have dimensions of 1.
+-found in (1, wanted)
++found == wanted
+test_divergences.py::test_axis[kl_divergence-0]
+
+smallest_temperature
+A temperature that is 0 in float32 is accepted.
+-float(float32.smallest_normal) <= value <=
++0 < value <=
+test_contracts.py::test_temperature_must_be_positive[1e-50]
+
+samples_of_x
+A sample is counted as its own neighbour.
+-(first, x, k + 1)
++(first, x, k)
+test_contracts.py::test_samples
+
+counts_of_64_bits
+Integers of 64 bits are computed in float32.
+-jnp.float64 if array.dtype.itemsize > 4 else jnp.float32)
+-        if not
++jnp.float32)
++        if not
+test_estimators.py::test_counts_of_any_type
+
+counts_cut_to_32_bits
+Counts of 64 bits lose the upper 32.
+-if isinstance(value, np.ndarray) and value.dtype in (np.int64, np.uint64):
++if isinstance(value, np.ndarray) and value.dtype == np.uint64:
+test_estimators.py::test_counts_of_any_type
+
+boolean_mask
+A mask may be of numbers.
+-    _typed("masked", "mask", array, jnp.bool_, "boolean (weighted takes numbers)")
+test_contracts.py::test_mask
+
+fraction_at_its_ends
+beta and skew of 0 and 1 are refused.
+-if not 0 <= value <= 1:
++if not 0 < value < 1:
+test_divergences.py::test_limits_of_the_parameters
+
+bool_is_no_number
+True is accepted for a number.
+-if isinstance(value, bool) or not isinstance(value, real):
++if not isinstance(value, real):
+test_divergences.py::test_parameters_outside_their_range
+
+rows_of_scalars
+An array without axes is taken for one row.
+-if not found or found[:-1] != wanted:
++if found[:-1] != wanted:
+test_contracts.py::test_linear_heads
+
+[values.py]
+
+nan_is_no_logit
+nan passes for a logit.
+-~(x < jnp.inf)
++x == jnp.inf
+test_values.py::test_without_jit
+
+infinite_temperature
+An infinite temperature passes.
+-~((x > 0) & (x < jnp.inf))
++~(x > 0)
+test_values.py::test_conditions
+
+sum_over_shards
+Each shard of probabilities must sum to 1.
+-exist, total = lax.psum((exist, total), axis_name)
++exist = lax.psum(exist, axis_name)
+test_values.py::test_shards
+
+rounding_of_subnormals
+The tolerance forgets probabilities that are rounded to multiples of 2^-24.
+-eps + outcomes * smallest / 2 +
++eps +
+test_values.py::test_what_a_softmax_returns_passes[float16]
+
+rows_without_outcomes
+A row without outcomes must sum to 1.
+-off = (exist > 0) & (jnp.abs(total - 1) > tolerance)
++off = jnp.abs(total - 1) > tolerance
+test_values.py::test_a_row_without_outcomes_has_no_sum
+
+repeated_index_without_probability
+An ignored index must not be that of another entry.
+-same = (x[..., :, None] == x[..., None, :]) & present[..., None, :]
++same = x[..., :, None] == x[..., None, :]
+test_values.py::test_top_k_teachers
+
+outside_where
+What where= hides is refused.
+-bad = bad if where is None else bad & where
++bad = bad if where is None else bad | ~where
+test_values.py::test_outcomes_outside_where_may_hold_anything[kl_divergence]
+
+checks_without_checked
+Checks are in every program.
+-if _checking.value:
++if True:
+test_values.py::test_every_argument[rel_entr0]
+
+first_that_is_refused
+The index shown is that of no entry.
+-one = one & (along == index[-1])
++one = bad & (along == index[-1])
+test_values.py::test_every_argument[topk_kl_divergence10]
+
+[divergences.py]
+
+checkpoint_of_the_derivative
+Reverse mode keeps the slopes.
+-    @functools.partial(jax.checkpoint, prevent_cse=False)
+-    def change(block: Block, a: Array, b: Array) -> Block:
++    def change(block: Block, a: Array, b: Array) -> Block:
+test_divergences.py::test_memory_of_value_and_gradient
+
+checkpoint_of_the_total
+Reverse mode of the other divergences keeps all terms.
+-        @functools.partial(jax.checkpoint, prevent_cse=False)
+-        def total(block: Block, a: Array, b: Array) -> Array:
++        def total(block: Block, a: Array, b: Array) -> Array:
+test_divergences.py::test_memory_of_value_and_gradient
+
+reverse_kl
+The reverse KL is the KL.
+-return _block(axis_name, b, a).kl
++return _block(axis_name, a, b).kl
+test_divergences.py::test_limits_of_the_parameters
+
+jeffreys_sign
+The second direction has the logarithm of the first.
+-_term(x.p, x.q, x.r) + _term(x.q, x.p, -x.r)
++_term(x.p, x.q, x.r) + _term(x.q, x.p, x.r)
+test_divergences.py::test_error_and_gradients_of_the_others[jeffreys-float32]
+
+jensen_shannon_weights
+The mixture seen from q has the weights exchanged: the same at 1/2.
+-_term(x.q, m, log_mixture(-x.r, 1 - beta))
++_term(x.q, m, log_mixture(-x.r, beta))
+test_divergences.py::test_error_and_gradients_of_the_others
+    [jensen_shannon 0.1-float32]
+
+skew_weight
+The mixture's logarithm has the weights exchanged.
+-s * x.p + (1 - s) * x.q, log_mixture(x.r, s)
++s * x.p + (1 - s) * x.q, log_mixture(x.r, 1 - s)
+test_divergences.py::test_error_and_gradients_of_the_others[skew_kl-float32]
+
+certain_infinity
+q = 0 < p is overlooked where p underflows.
+-certain = r == -jnp.inf
++certain = (r == -jnp.inf) & (p > 0)
+test_divergences.py::test_boundary_of_every_divergence[jeffreys-float32]
+
+renyi_far_terms
+Powers of q / p overflow.
+-far = c * x.r > 20
++far = c * x.r > 200
+test_divergences.py::test_renyi_of_large_orders
+
+renyi_logarithm
+log1p is used where 1 - s cancels.
+-small = (-1e30 < s) & (s <= 0.5)
++small = (-1e30 < s) & (s < 1)
+test_divergences.py::test_error_and_gradients_of_the_others[renyi 0.5-float32]
+
+tempered_once
+The factor is T, not T^2.
+-return x * factor * factor
++return x * factor
+test_divergences.py::test_tempered[2.0]
+
+axis_moved_the_wrong_way
+The last axis goes where the outcomes are, not these to the end.
+-jnp.moveaxis(x, axes, last) for
++jnp.moveaxis(x, last, axes) for
+test_divergences.py::test_axis[kl_divergence-0]
+
+equal_shapes
+Logits of different shapes broadcast.
+-    contracts.equal_shapes(function, logits_p=a, logits_q=b)
+test_contracts.py::test_shapes_must_be_equal[kl_divergence]
+
+where_outside_the_support
+where= hides outcomes of p alone.
+-a, b = (jnp.where(exists, x, -jnp.inf) for x in (a, b))
++a = jnp.where(exists, a, -jnp.inf)
+test_divergences.py::test_where_selects_the_support
+
+probabilities_over_devices
+The parts of devices are not added.
+-total = jnp.sum(rel_entr(p, q), axes)
+-    return total if axis_name is None else lax.psum(total, axis_name)
++total = jnp.sum(rel_entr(p, q), axes)
++    return total if axis_name is None else lax.pmax(total, axis_name)
+test_sharding.py::test_from_probabilities
+
+slopes_over_devices
+Sums over outcomes are means over devices.
+-total = jnp.sum(x, -1)
+-    return total if axis_name is None else lax.psum(total, axis_name)
++total = jnp.sum(x, -1)
++    return total if axis_name is None else lax.pmean(total, axis_name)
+test_sharding.py::test_values_of_all
+
+shared_largest_logit
+Masses are measured from the least of the devices' largest logits.
+-top = top if axis_name is None else lax.pmax(top, axis_name)
++top = top if axis_name is None else lax.pmin(top, axis_name)
+test_sharding.py::test_rows_and_vocabulary_at_once
+
+mass_of_nothing
+The slope of the logarithm of no mass is nan.
+-return jnp.where(none, -jnp.inf, top + jnp.log(jnp.where(none, 1, mass)))
++return top + jnp.log(mass)
+test_topk.py::test_a_masked_vocabulary_has_finite_gradients
+
+errors_of_log_ratios
+log(q / p) loses the rounding errors of two shifts.
+-r = ((z - x) + (z_error - x_error)) - offset
++r = (z - x) - offset
+test_divergences.py::test_error_and_gradients_of_the_others[jeffreys-float32]
+
+small_offset
+The offset of log(q / p) has the errors of the masses.
+-offset = jnp.where(small, rounded + error, jnp.log(mass_q / block.mass_p))
++offset = jnp.log(mass_q / block.mass_p)
+test_divergences.py::test_error_and_gradients_of_the_others[jeffreys-float32]
+
+slopes_where_kl_is_infinite
+The gradient in p is not 0 where KL is inf.
+-d = jnp.where(p > jnp.where(block.kl == jnp.inf, jnp.inf, 0), d, 0)
++d = jnp.where(p > 0, d, 0)
+test_divergences.py::test_boundary[float32-q = 0 < p]
+
+slopes_of_empty_rows
+Rows without outcomes have the gradient q.
+-size_q = jnp.where(empty | none, jnp.inf, mass_q)
++size_q = jnp.where(none, jnp.inf, mass_q)
+test_divergences.py::test_boundary[float32-p has no outcome]
+
+excess_branches
+q - p is a difference of two rounded probabilities.
+-excess = larger * jnp.where(up, 1 / size_q, -1 / size_p) * less
++excess = q - p
+test_divergences.py::test_first_derivatives[float32]
+
+mean_of_the_change
+The derivative of the centred difference is not centred.
+-dd = (db - da) - dblock.mean[..., None]
++dd = db - da
+test_divergences.py::test_second_derivatives_and_every_mode[float32]
+
+change_of_the_mean
+The mean forgets that its terms change.
+-mean = tangent(x.p, (x.p * (x.d - 1), da), (x.p, db))
++mean = tangent(x.p, (x.p * x.d, da), (x.p, db))
+test_divergences.py::test_second_derivatives_and_every_mode[float32]
+
+change_relative_to_the_mode
+Changes of masses are not measured from the mode's.
+-t if isinstance(t, SymbolicZero) else t.astype(x.p.dtype) - shift[..., None]
+-            for
++t if isinstance(t, SymbolicZero) else t.astype(x.p.dtype)
++            for
+test_divergences.py::test_fisher_vector_products[float32]
+
+[reductions.py]
+
+negative_weights
+Rows of negative weight are absent.
+-present = weights != 0
++present = weights > 0
+test_reductions.py::test_weighted_mean_is_average
+
+absent_values
+What absent rows hold is multiplied by 0, also nan.
+-weights * jnp.where(present, values, 0)
++weights * values
+test_reductions.py::test_absent_rows_do_not_reach_the_value
+
+leading_length
+batchmean divides by the last length.
+-values.shape[0] if values.ndim else 1
++values.shape[-1] if values.ndim else 1
+test_reductions.py::test_batchmean_divides_by_the_leading_length
+
+length_over_devices
+batchmean divides by the length of one device.
+-total, count, rows, length = lax.psum(sums, axis_name)
++total, count, rows = lax.psum(sums[:3], axis_name)
+test_reductions.py::test_unweighted_reductions_across_devices
+
+mean_of_means
+The mean over devices is a mean of their means.
+-total, count, rows, length = lax.psum(sums, axis_name)
++total, count, rows, length = lax.pmean(
++                (total / count, 1.0, rows, length), axis_name
++            )
+test_reductions.py::test_axis_name_under_vmap_is_the_whole_mean
+
+weights_that_cancel
+Weights that sum to 0 count as none.
+-some = rows > 0
++some = count != 0
+test_reductions.py::test_weights_that_cancel_are_not_an_empty_mean
+
+empty_rows
+Rows with nothing present count in the next mean.
+-Weighted(jnp.where(some, value, 0), some.astype(value.dtype))
++Weighted(jnp.where(some, value, 0), jnp.ones_like(value))
+test_reductions.py::test_aggregations_of_ragged_rows
+
+weights_under_a_mask
+A mask forgets the weights inside.
+-return Weighted(values, jnp.where(keep, weights, 0))
++return Weighted(values, keep.astype(values.dtype))
+test_reductions.py::test_nested_weights_multiply
+
+bfloat16_sums
+Sums are as wide as the values.
+-return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
++return values
+test_reductions.py::test_counts_and_sums_are_float32
+
+float64_sums
+float64 is reduced in float32.
+-return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
++return values.astype(jnp.float32)
+test_reductions.py::test_counts_and_sums_are_float32
+
+[topk.py]
+
+index_past_the_end
+An index one past the end is ignored.
+-outside = jnp.any(present & ((index < 0) | (index >= outcomes)), -1)
++outside = jnp.any(present & ((index < 0) | (index > outcomes)), -1)
+test_topk.py::test_indices_that_are_wrong_make_their_row_nan
+
+index_that_is_ignored
+The index of an entry of -inf is looked at.
+-outside = jnp.any(present & ((index < 0)
++outside = jnp.any(((index < 0)
+test_topk.py::test_entries_of_no_probability_are_ignored_with_their_index
+
+index_that_occurs_twice
+An index may occur twice.
+-return jnp.where(twice | outside, jnp.nan, kl)
++return jnp.where(outside, jnp.nan, kl)
+test_topk.py::test_indices_that_are_wrong_make_their_row_nan
+
+ignored_places
+Two ignored entries count as one index twice.
+-in_order = jnp.sort(jnp.where(present, index, outcomes + entry), -1)
++in_order = jnp.sort(jnp.where(present, index, outcomes), -1)
+test_topk.py::test_boundary
+
+nothing_outside
+p has mass outside of all outcomes, by rounding.
+-some = (mass > 0) & (jnp.sum(present, -1, keepdims=True) < outcomes)
++some = mass > 0
+test_topk.py::test_all_outcomes_are_the_divergence_itself
+
+normaliser_of_drop
+q is normalised on the k outcomes.
+-log_q = here - log_mass(axis_name, logits)[..., None]
++log_q = here - log_mass(axis_name, here)[..., None]
+test_topk.py::test_value[float32]
+
+mass_outside
+q's mass outside is that of the whole.
+-log_rest_q = log_mass(axis_name, _without(logits, place))[..., None]
++log_rest_q = log_mass(axis_name, logits)[..., None]
+test_topk.py::test_value[float32]
+
+absent_over_devices
+On a mesh ignored entries have the logit 0.
+-        here = jnp.where(present, here, -jnp.inf)
+test_sharding.py::test_rows_and_vocabulary_at_once
+
+shard_of_an_index
+The first outcome of a shard is looked for in the one before, too.
+-mine = present & (index >= first) & (index < first + size)
++mine = present & (index >= first) & (index <= first + size)
+test_sharding.py::test_rows_and_vocabulary_at_once
+
+[linear.py]
+
+temperature_once
+The factor is T, not T^2.
+-return kl * t * t
++return kl * t
+test_linear.py::test_vmap_and_the_derivative_in_the_temperature
+
+last_tile_of_the_vocabulary
+The first outcome of each tile is left out.
+-start + jnp.arange(size) >= first
++start + jnp.arange(size) > first
+test_linear.py::test_near_equal_heads_with_exact_products[16]
+
+outcomes_seen_twice
+Outcomes in two tiles count twice.
+-a, b = (jnp.where(new[None], x, -jnp.inf) for x in (a, b))
+test_linear.py::test_near_equal_heads_with_exact_products[16]
+
+slopes_seen_twice
+Slopes of outcomes in two tiles count twice.
+-return jnp.where(new[None], logits, -jnp.inf), change
++return logits, change
+test_linear.py::test_every_derivative_against_the_textbook_in_float64
+
+softcap_of_a_mask
+A soft cap makes -inf finite.
+-        x = jnp.where(masked, -jnp.inf, x)
+test_linear.py::test_padding_by_a_bias_of_minus_infinity_changes_nothing
+
+checkpoint_of_a_tile
+Reverse mode keeps the logits of all tiles.
+-    @functools.partial(jax.checkpoint, prevent_cse=False)
+test_linear.py::test_memory_does_not_grow_with_the_vocabulary
+
+slopes_in_float16
+Slopes below 6e-8 are 0.
+-dtype = jnp.float32 if dtype == jnp.float16 else dtype
++dtype = dtype
+test_linear.py::test_half_precision[float16]
+
+heads_over_devices
+Each device has the KL of its own part of the vocabulary.
+-if static.axis_name is not None:
++if static.axis_name is None and False:
+test_sharding.py::test_rows_and_vocabulary_at_once
+
+weights_of_q
+The weights of q are not checked.
+-contracts.kernel(name, hidden_q=h_q, weights_q=w_q)
++contracts.kernel(name, hidden_p=h_p, weights_p=w_p)
+test_contracts.py::test_linear_heads
+
+product_in_float64
+The first argument decides the precision of a product.
+-return jnp.float64 if any(y.dtype == jnp.float64 for y in x) else jnp.float32
++return jnp.float64 if x[0].dtype == jnp.float64 else jnp.float32
+test_linear.py::test_every_derivative_against_the_textbook_in_float64
+
+[estimators.py]
+
+derivative_of_the_value
+k3 is differentiated as it stands.
+-slope_p = -jnp.where(none | (log_q == -jnp.inf), 0, d)
++slope_p = -jnp.where(none | (log_q == -jnp.inf), 0, expm1(d))
+test_estimators.py::test_gradients_of_estimates_are_unbiased[2.0]
+
+slope_without_p
+A sample that p cannot give has a gradient.
+-slope_q = expm1(jnp.where(none, 0, d))
++slope_q = expm1(d)
+test_estimators.py::test_estimates_at_the_edges
+
+one_neighbour_further
+The neighbour is the one after the k-th.
+-lax.fori_loop(0, k - 1, without_nearest, squared)
++lax.fori_loop(0, k, without_nearest, squared)
+test_estimators.py::test_samples_are_those_of_the_definition[7-5-2-3-float32]
+
+number_of_others
+A sample is counted among the others.
+-+ math.log(m / (n - 1))
+++ math.log(m / n)
+test_estimators.py::test_samples_are_those_of_the_definition[7-5-2-3-float32]
+
+square_of_distances
+Squared distances are taken for distances.
+-apart = d / 2 * log_ratio(
++apart = d * log_ratio(
+test_estimators.py::test_samples_are_those_of_the_definition[7-5-2-3-float32]
+
+rounding_of_a_ball
+The sample at the radius of a ball may be outside, by rounding.
+- * (1 + (d + 2) * float(info.eps))
+test_estimators.py::test_samples_with_duplicates_and_ties[1]
+
+totals_in_two_parts
+The sums of counts are rounded.
+-((mine_error - theirs_error) + small)
++(mine_error - theirs_error)
+test_estimators.py::test_counts_in_ulp[3-40-0.5-float32]
+
+infinite_counts
+Where KL is inf the gradient in the counts of p is, too.
+-slope_p = jnp.where(mean == jnp.inf, 0, (log - mean) / total_p)
++slope_p = (log - mean) / total_p
+test_estimators.py::test_counts_at_the_edges
+
+near_equal_counts
+Slopes of near-equal counts are logarithms of rounded quotients.
+-near = jnp.abs(excess) < 0.5
++near = jnp.abs(excess) < 0
+test_estimators.py::test_values_and_gradients_of_counts[0.0-float32]
+
+error_of_the_rule
+The estimate of the error is half the value.
+-error = jnp.abs(value - 2 * jnp.sum(terms[::2], 0)) + rounding
++error = jnp.abs(value - jnp.sum(terms[::2], 0)) + rounding
+test_estimators.py::test_order_sets_error_and_what_the_nodes_miss
+
+error_of_the_densities
+The estimate of the error forgets the rounding of log-densities.
+-error = jnp.abs(value - 2 * jnp.sum(terms[::2], 0)) + rounding
++error = jnp.abs(value - 2 * jnp.sum(terms[::2], 0))
+test_estimators.py::test_densities_against_closed_forms[float32-normal]
+
+exchanged_limits
+Exchanged limits do not change the sign.
+-sign = jnp.where(first > second, -1, 1).astype(first.dtype)
++sign = jnp.where(first > second, 1, 1).astype(first.dtype)
+test_estimators.py::test_limits_in_any_order
+
+nodes_without_density
+Infinite slopes where p underflows make gradients nan.
+-return seen, jnp.where(seen, x, x[best])
++return seen, x
+test_estimators.py::test_gradients_where_densities_underflow
+
+nearer_end
+Nodes next to the upper limit are measured from the lower one.
+-jnp.where(jnp.arange(order) < order // 2, a + part, b - part)
++jnp.where(jnp.arange(order) < order // 2, a + part, a + ((b - a) - part))
+test_estimators.py::test_densities_mirrored
+
+weights_of_a_half_line
+Nodes of other intervals have the weights of a half-line.
+-weights = jnp.where(from_low ^ to_high, de, weights)
++weights = jnp.where(from_low, de, weights)
+test_estimators.py::test_limits_in_any_order
+
+ends_of_the_interval
+Densities are evaluated at the ends of the interval.
+-inside = (low < x) & (x < high)
++inside = (low <= x) & (x <= high)
+test_estimators.py::test_densities_against_closed_forms
+    [float32-to singular]
+
+[torch_compat.py]
+
+rows_of_the_input
+batchmean divides by the length of the broadcast arguments.
+-    rows = log_q.shape[0] if log_q.ndim else 1
+-    log_q, p = contracts.broadcast("kl_div", input=log_q, target=p)
++    log_q, p = contracts.broadcast("kl_div", input=log_q, target=p)
++    rows = log_q.shape[0] if log_q.ndim else 1
+test_torch_compat.py::test_replays_pytorchs_cases[float32-broadcast]
+
+sum_before_none
+size_average=False outweighs reduce=False.
+-    if reduce is not None and not reduce:
+-        resolved = "none"
+-    elif size_average is not None and not size_average:
+-        resolved = "sum"
++    if size_average is not None and not size_average:
++        resolved = "sum"
++    elif reduce is not None and not reduce:
++        resolved = "none"
+test_torch_compat.py::test_deprecated_pair[float32-False-False]
+
+warned_caller
+The warning shows a line of kl_jax.
+-UserWarning,
+-            stacklevel=3,
++UserWarning,
++            stacklevel=2,
+test_torch_compat.py::test_warnings_name_the_caller
+
+[parametric/bounded.py]
+
+uniform_of_one_end
+Intervals with one upper end are disjoint.
+-(c <= a) & (b <= d)
++(c <= a) & (b < d)
+test_parametric.py::test_edges[uniform-float32]
+
+von_mises_concentration
+The concentrations are exchanged in the term of the locations.
+-2 * bessel_ratio(k_p) * k_q * turned
++2 * bessel_ratio(k_q) * k_p * turned
+test_parametric.py::test_grid[von_mises-float32]
+
+dirichlet_share
+b - a B / A is a difference of rounded numbers.
+-terms = generalized_kl_term(b, a * ratio, share)
++terms = generalized_kl_term(b, a * ratio)
+test_parametric.py::test_grid[beta-float32]
+
+dirichlet_constant
+A difference that is known better has no derivative.
+-small = e - lax.stop_gradient(e) + exact
++small = e - e + exact
+test_parametric.py::test_grid[beta-float32]
+
+dirichlet_largest
+The sums are compared with the least outcome.
+-first = jnp.argmax(a, -1, keepdims=True)
++first = jnp.argmin(a, -1, keepdims=True)
+test_parametric.py::test_grid[beta-float32]
+
+sum_of_concentrations
+The difference of the sums is that of rounded numbers.
+-change_of_sum = (total_b - total_a) + (error_b - error_a)
++change_of_sum = total_b - total_a
+test_parametric.py::test_grid[beta-float32]
+
+continuous_bernoulli_difference
+1 - q and 1 - p are rounded before their difference.
+-log_ratio(q, p) - log_ratio(1 - q, 1 - p, p - q)
++log_ratio(q, p) - log_ratio(1 - q, 1 - p)
+test_parametric.py::test_grid[continuous_bernoulli-float32]
+
+[parametric/discrete.py]
+
+bernoulli_difference
+1 - p and 1 - q are rounded before their difference.
+-generalized_kl_term(1 - p, 1 - q, q - p)
++generalized_kl_term(1 - p, 1 - q)
+test_parametric.py::test_grid[bernoulli-float32]
+
+binomial_without_success
+p = 0 does not fit into other numbers of trials.
+-(n == m) | (p == 0)
++n == m
+test_parametric.py::test_edges[binomial-float32]
+
+geometric_trials
+The number of trials is that of q.
+-over(_bernoulli(p, q), p)
++over(_bernoulli(p, q), q)
+test_parametric.py::test_grid[geometric-float32]
+
+negative_rates
+A negative rate gives a number.
+-@closed_form(rate=non_negative)
++@closed_form(rate=number)
+test_parametric.py::test_edges[poisson-float32]
+
+[parametric/domain.py]
+
+positive_is_not_0
+A scale or rate of 0 is accepted.
+-positive = _domain(lambda x: x > 0, "be > 0")
++positive = _domain(lambda x: x >= 0, "be > 0")
+test_parametric.py::test_what_is_no_distribution_gives_nan[exponential-float32]
+
+whole_counts
+Half a trial is accepted.
+-(0 <= x) & (x == jnp.floor(x))
++0 <= x
+test_values.py::test_parameters
+
+open_intervals
+Probabilities of 0 and 1 are accepted.
+-open_probability = _domain(lambda x: (0 < x) & (x < 1), "be in (0, 1)")
++open_probability = _domain(lambda x: (0 <= x) & (x <= 1), "be in (0, 1)")
+test_parametric.py::test_what_is_no_distribution_gives_nan
+    [continuous_bernoulli-float32]
+
+nan_outside
+What is no distribution gives a number.
+-return jnp.where(jnp.all(inside, components), value, jnp.nan)
++return value
+test_parametric.py::test_what_is_no_distribution_gives_nan[normal-float32]
+
+[parametric/location_scale.py]
+
+half_of_the_square
+Half the square of the relative difference is missing.
+-itakura_saito(p, q) + jnp.square(excess(p, q)) / 2
++itakura_saito(p, q) + jnp.square(excess(p, q))
+test_parametric.py::test_grid[half_normal-float32]
+
+unit_of_the_locations
+The distance of the locations is in units of p's scale.
+-jnp.square(over(m_p - m_q, s_q)) / 2
++jnp.square(over(m_p - m_q, s_p)) / 2
+test_parametric.py::test_grid[normal-float32]
+
+cauchy_far
+The factor 4 is missing where the distributions are far apart.
+-far = 2 * jnp.log(size / 2) - jnp.log(apart[1]) - jnp.log(apart[2])
++far = 2 * jnp.log(size) - jnp.log(apart[1]) - jnp.log(apart[2])
+test_parametric.py::test_grid[cauchy-float32]
+
+euler
+The derivative of log Gamma at 1 is taken for that at 2.
+-log_gamma = (1 - _EULER) * less_1
++log_gamma = -_EULER * less_1
+test_parametric.py::test_grid[gumbel-float32]
+
+weibull_shift
+The scales are compared at p's exponent.
+-shift = k_q * log_ratio(s_q, s_p)
++shift = k_p * log_ratio(s_q, s_p)
+test_parametric.py::test_grid[weibull-float32]
+
+[parametric/multivariate.py]
+
+above_the_diagonal
+What is above the diagonal of the factors is looked at.
+-factor_p, factor_q = jnp.tril(scale_tril_p), jnp.tril(scale_tril_q)
++factor_p, factor_q = scale_tril_p, scale_tril_q
+test_parametric.py::test_grid[multivariate_normal-float32]
+
+never_negative
+Rounding makes the KL of rotated factors negative.
+-return value + lax.stop_gradient(at_least(0, -value))
++return value
+test_parametric.py::test_low_rank_factors_rotated_against_each_other[float32]
+
+gradient_of_the_clamp
+The gradient is 0 where rounding made the KL negative.
+-return value + lax.stop_gradient(at_least(0, -value))
++return value + at_least(0, -value)
+test_parametric.py::test_low_rank_factors_rotated_against_each_other[float32]
+
+slope_of_the_determinant
+The slope is right to first order alone.
+-slope = jnp.linalg.solve(_plus_identity(y), y)
++slope = y
+test_parametric.py::test_grid[low_rank_multivariate_normal-float32]
+
+low_rank_second_order
+A term of second order in the diagonals is left out.
+-    changes = changes - (g * f)[..., None, :] * jnp.square(v)
+test_parametric.py::test_grid[low_rank_multivariate_normal-float32]
+
+eigenvalues
+x - log(1 + x) cancels.
+-return jnp.sum(phi(log1p(jnp.linalg.eigvalsh(y))), -1)
++x = jnp.linalg.eigvalsh(y)
++    return jnp.sum(x - jnp.log1p(x), -1)
+test_parametric.py::test_grid[low_rank_multivariate_normal-float32]
+
+[parametric/positive.py]
+
+gamma_remainder
+The ratio of the rates is rounded.
+-difference = ((b - high) - low) - a * left
++difference = (b - high) - low
+test_parametric.py::test_grid[gamma-float32]
+
+gamma_product
+The product of concentration and ratio is rounded.
+-difference = ((b - high) - low) - a * left
++difference = (b - high) - a * left
+test_parametric.py::test_grid[gamma-float32]
+
+exponential_exchanged
+p and q are exchanged: the same to second order.
+-return itakura_saito(rate_q, rate_p)
++return itakura_saito(rate_p, rate_q)
+test_parametric.py::test_grid[exponential-float32]
+
+pareto_of_one_end
+Distributions of one lower end do not fit.
+-return jnp.where(s_p < s_q, jnp.inf, value)
++return jnp.where(s_p <= s_q, jnp.inf, value)
+test_parametric.py::test_grid[pareto-float32]
+
+gamma_half
+A half is missing in Stirling's formula.
+-+ itakura_saito(b, a) / 2
+++ itakura_saito(b, a)
+test_parametric.py::test_grid[inverse_gamma-float32]
+"""
+
+
+def parsed(text):
+    for entry in text.strip().split("\n\n"):
+        if entry.startswith("["):
+            file = entry.strip("[]")
+            continue
+        name, *lines = entry.split("\n")
+        old, new = ([x[1:] for x in lines if x[0] == sign] for sign in "-+")
+        after = max(i for i, x in enumerate(lines) if x[0] in "-+") + 1
+        breaks = " ".join(lines[: after - len(old) - len(new)])
+        test = "".join(x.strip() for x in lines[after:])
+        yield Mutant(name, file, "\n".join(old), "\n".join(new), test, breaks)
+
+
+MUTANTS = list(parsed(EDITS))
+
+
+def problems():
+    """What is wrong with the list, before anything runs."""
+    names = [mutant.name for mutant in MUTANTS]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"{name}: two mutants have this name."
+    for mutant in MUTANTS:
+        found = (ROOT / "kl_jax" / mutant.file).read_text().count(mutant.old)
+        if found != 1:
+            yield f"{mutant.name}: found {found} times in kl_jax/{mutant.file}, not once."
+        if mutant.old == mutant.new:
+            yield f"{mutant.name}: changes nothing."
+
+
+def copy(folder):
+    """The tracked files, as they are in the working tree; and that Python finds them."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", *COPIED], cwd=ROOT, capture_output=True, check=True
+    )
+    for name in listed.stdout.decode().split("\0")[:-1]:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((ROOT / name).read_bytes())
+    found = python(folder, "-c", "import kl_jax; print(kl_jax.__file__)").stdout.strip()
+    assert found == str(folder / "kl_jax" / "__init__.py"), found
+
+
+def python(folder, *arguments, timeout=None):
+    environment = {
+        **os.environ,
+        "COLUMNS": "1000",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(folder),
+        # Bytecode is looked up by the second and the size: an edit may change neither.
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    environment.pop("PYTEST_ADDOPTS", None)
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def pytest(folder, cache, tests, timeout=None):
+    """Until the first failure. All runs share what they compile alike."""
+    options = ["-x", "-q", "--tb=short", "--hypothesis-seed=0", "-o", f"cache_dir={cache}"]
+    names = (f"tests/{test}" for test in tests)
+    return python(folder, "-m", "pytest", *options, *names, timeout=timeout)
+
+
+def verdict(run):
+    failed = re.search(r"^(?:FAILED|ERROR) .* - (\w+)", run.stdout, re.MULTILINE)
+    if run.returncode == 0:
+        return "SURVIVED"
+    if run.returncode == 2 and "error during collection" in run.stdout:
+        return "cannot be imported"
+    if run.returncode != 1 or not re.search(r"\d+ failed", run.stdout):
+        return f"exit status {run.returncode}"
+    if failed and failed[1] in CRASHES:
+        return f"does not run: {failed[1]}"
+    return "killed"
+
+
+def shown(output):
+    """The last line of the failure, as pytest has it in its summary."""
+    return re.search("^(?:FAILED|ERROR) .*", output, re.MULTILINE)[0][:160]
+
+
+def tried(mutant, folder, cache):
+    path = folder / "kl_jax" / mutant.file
+    original = path.read_text()
+    start = time.perf_counter()
+    try:
+        path.write_text(original.replace(mutant.old, mutant.new))
+        run = pytest(folder, cache, [mutant.test], TIMEOUT)
+        result, output = verdict(run), run.stdout
+    except subprocess.TimeoutExpired as error:
+        result, output = f"not done in {TIMEOUT} s", str(error)
+    finally:
+        path.write_text(original)
+    return Outcome(result, time.perf_counter() - start, output)
+
+
+def without_mutants(folder, cache, mutants):
+    """Whether every test passes as things are. One that is skipped would kill nothing."""
+    run = pytest(folder, cache, sorted({mutant.test for mutant in mutants}))
+    last = run.stdout.strip().splitlines()[-1]
+    print(f"without mutants: {last}", flush=True)
+    good = run.returncode == 0 and not re.search("skipped|xfailed|deselected", last)
+    if not good:
+        print(run.stdout)
+    return good
+
+
+def all_of(mutants, jobs):
+    """The outcome of each, or none where tests fail without."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
+        temporary = pathlib.Path(temporary).resolve()
+        cache = temporary / "cache"
+        folders = queue.Queue()
+        for job in range(jobs):
+            folder = temporary / str(job)
+            copy(folder)
+            folders.put(folder)
+        if not without_mutants(folder, cache, mutants):
+            return []
+
+        def one(mutant):
+            folder = folders.get()
+            outcome = tried(mutant, folder, cache)
+            folders.put(folder)
+            print(f"{outcome.seconds:6.1f} s  {mutant.name}: {outcome.result}", flush=True)
+            if outcome.result == "killed":
+                print(f"          {shown(outcome.output)}")
+            else:
+                print(f"          {mutant.test}")
+                if outcome.result != "SURVIVED":
+                    print(outcome.output)
+            return outcome
+
+        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+            return list(pool.map(one, mutants))
+
+
+def machine():
+    """As the benchmarks say it."""
+    sys.path.append(str(ROOT / "benchmarks"))
+    from machine import describe
+
+    return describe("jax", "jaxlib", "pytest")
+
+
+def commit():
+    """What was tried: the hash, and whether files differ from it."""
+
+    def git(*arguments):
+        run = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, check=True, text=True
+        )
+        return run.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", *COPIED, ":!tests/mutants.md")
+    return git("rev-parse", "--short", "HEAD") + (" with changes" if changed else "")
+
+
+def report(mutants, outcomes):
+    killed = sum(outcome.result == "killed" for outcome in outcomes)
+    total = sum(outcome.seconds for outcome in outcomes)
+    yield "# Mutants"
+    yield ""
+    yield f"`python tests/mutants.py` at {commit()}. {machine()}"
+    yield ""
+    yield f"{killed} of {len(mutants)} killed, in {total:.0f} s."
+    yield ""
+    yield "| mutant | what it breaks | file | test that must fail | result | s |"
+    yield "|---|---|---|---|---|---|"
+    for mutant, outcome in zip(mutants, outcomes, strict=True):
+        cells = (
+            *(mutant.name, mutant.breaks, f"`{mutant.file}`", f"`{mutant.test}`"),
+            *(outcome.result, f"{outcome.seconds:.0f}"),
+        )
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help="mutants or files of kl_jax; all of them")
+    parser.add_argument("--list", action="store_true", help="only show the mutants")
+    parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
+    parser.add_argument("--results", type=pathlib.Path, help="where to write the table")
+    options = parser.parse_args()
+
+    if wrong := list(problems()):
+        sys.exit("\n".join(wrong))
+    known = {name for mutant in MUTANTS for name in (mutant.name, mutant.file)}
+    if unknown := set(options.names) - known:
+        parser.error(f"no mutant and no file: {', '.join(sorted(unknown))}")
+    mutants = [
+        mutant
+        for mutant in MUTANTS
+        if not options.names or {mutant.name, mutant.file} & set(options.names)
+    ]
+    if options.list:
+        for mutant in mutants:
+            print(f"{mutant.file}: {mutant.name}\n    {mutant.breaks}\n    {mutant.test}")
+        return
+    outcomes = all_of(mutants, options.jobs)
+    if not outcomes:
+        sys.exit("Tests fail without any mutant.")
+    if options.results:
+        options.results.write_text("\n".join(report(mutants, outcomes)) + "\n")
+    left = [
+        f"{mutant.name}: {outcome.result}"
+        for mutant, outcome in zip(mutants, outcomes, strict=True)
+        if outcome.result != "killed"
+    ]
+    if left:
+        sys.exit("\n".join(left))
+
+
+if __name__ == "__main__":
+    main()
