@@ -203,8 +203,8 @@ def spacing(true, dtype):
     info = np.finfo(dtype)
     with mp.workdps(DIGITS):
         magnitude = max(abs(true), mp.mpf(float(info.smallest_normal)))
-        exponent = int(mp.floor(mp.log(magnitude, 2)))
-        return mp.ldexp(1, exponent - info.nmant)
+        _, exponent = mp.frexp(magnitude)  # 2^exponent is the next power of two above
+        return mp.ldexp(1, exponent - 1 - info.nmant)
 
 
 def ulps(found, true, dtype):

@@ -479,6 +479,10 @@ def test_counts_of_any_type():
             assert wide.dtype == (
                 jnp.float64 if kind in ("i8", "u8", "f8") else jnp.float32
             )
+    with jax.enable_x64(True):
+        for kind in ("i8", "u8"):
+            pair = jax.device_put(c.astype(kind)), jax.device_put(a.astype("i2"))
+            assert jax.eval_shape(kl_from_counts, *pair).dtype == jnp.float64
     # Not cut to 32 bits: as int32 the first would be 0.
     large = kl_from_counts(np.array([2**40, 2**41, 0]), np.array([1, 1, 0]))
     np.testing.assert_allclose(large, np.log(2) * 5 / 3 - np.log(3), rtol=1e-5)
@@ -600,6 +604,13 @@ def test_densities_mirrored(dtype):
     np.testing.assert_allclose(found, kl(*p, *q), rtol=16 * np.finfo(dtype).eps)
 
 
+def test_densities_singular_at_an_upper_limit(dtype):
+    """x^-1/2 / 2 on [0, 1], mirrored: next to 0 the distance to it has all digits."""
+    half = np.log(2).astype(dtype)
+    (found,) = integrals((lambda x: -jnp.log(-x) / 2 - half, lambda x: 0 * x, -1, 0))
+    np.testing.assert_allclose(found, 1 - np.log(2), rtol=16 * np.finfo(dtype).eps)
+
+
 def test_densities_of_other_supports():
     inner, outer = uniform(0.25, 0.75), uniform(0.0, 1.0)
     found = integrals(
@@ -708,6 +719,9 @@ def test_order_sets_error_and_what_the_nodes_miss():
             ((value, estimate),) = integrals(near, order=order, with_error=True)
             wrong[order] = abs(value - kl_normal(0, 1, 1, 2))
             assert wrong[order] <= estimate
+        ((coarse, _),) = integrals(near, order=63, with_error=True)
+        ((fine, error),) = integrals(near, order=125, with_error=True)
+        np.testing.assert_allclose(error, abs(fine - coarse), rtol=1e-3, atol=1e-14)
         # Beyond the documented range: 1000 widths away nothing is seen, nor is that.
         far = normal(1e3, 1.0), normal(1e3, 2.0), -INF, INF
         ((value, error),) = integrals(far, with_error=True)

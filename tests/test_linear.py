@@ -29,6 +29,28 @@ def fused(*x, **kwargs):
     return linear_kl_divergence(*four, bias_p=bias_p, bias_q=bias_q, **kwargs)
 
 
+def test_slopes_too_small_for_float16():
+    rng = np.random.default_rng(9)
+    hidden = np.tile(rng.normal(size=(4, 8)), (512, 1))
+    w_p = rng.normal(size=(8, 50))
+    x = [
+        v.astype("f2")
+        for v in (hidden, w_p, hidden, w_p + 0.02 * rng.normal(size=w_p.shape))
+    ]
+    grad = quick(jax.grad(mean(linear_kl_divergence), (1, 3)))
+    for found, true in zip(grad(*x), grad(*(v.astype("f4") for v in x)), strict=True):
+        close = 2 * 2.0**-10 * np.abs(true).max()
+        np.testing.assert_allclose(found.astype("f4"), true, rtol=0, atol=close)
+
+
+def test_one_argument_of_float64():
+    with jax.enable_x64(True):
+        hidden = jax.ShapeDtypeStruct((4, 3), jnp.float32)
+        weights = jax.ShapeDtypeStruct((3, 9), jnp.float64)
+        value = jax.eval_shape(linear_kl_divergence, hidden, weights, hidden, weights)
+        assert value.dtype == jnp.float64
+
+
 def textbook(*x, temperature=1.0, softcap_p=None, softcap_q=None):
     """Sum of p (log p - log q) over the whole logits."""
     h_p, w_p, h_q, w_q, b_p, b_q = x

@@ -282,11 +282,18 @@ def test_low_rank_factors_rotated_against_each_other(dtype):
     factor = (10 * rng.normal(size=(200, 6, 2))).astype(dtype)
     rotation = np.linalg.qr(rng.normal(size=(200, 2, 2)))[0]
     turned = (factor @ rotation).astype(dtype)
-    function = quick(parametric.low_rank_multivariate_normal)
-    value = function(0.0, factor, diag, 0.0, turned, diag)
+    total = lambda m: parametric.low_rank_multivariate_normal(
+        m, factor, diag, 0.0, turned, diag
+    )
+    both = quick(lambda m: (total(m), jax.grad(lambda m: total(m).sum())(m)))
+    value, slopes = both(np.zeros((200, 6), dtype))
     assert (value >= 0).all()
+    np.testing.assert_array_equal(slopes, 0)
     # Terms of the order of |V|^2 = 1e4 that cancel; 5e-5 seen in float32, 1e-13 in float64.
     assert (value <= 1e4 * float(np.finfo(dtype).eps)).all()
+    # Where the value is held at 0 the gradient is left as it is.
+    _, slopes = both(np.full((200, 6), 1e-6, dtype))
+    assert (np.abs(slopes).max(-1) > 0).all()
 
 
 # --- transformations ---------------------------------------------------------------------
@@ -393,6 +400,7 @@ EDGES = {
     "binomial": (
         *(
             ((5, 0.5, 3, 0.5), INF),
+            ((3, 0, 5, 0.5), 5 * math.log(2)),
             ((3, 0.5, 5, 0.5), NAN),
             ((4, 0, 4, 0.5), 4 * math.log(2)),
         ),
@@ -406,6 +414,11 @@ EDGES = {
     ),
     "pareto": (((1, 2, 2, 2), INF), ((2, 1, 1, 1), math.log(2))),
     "half_normal": (((1, 2), math.log(2) - 0.375),),
+    "cauchy": (
+        *(((0, 1, 1e6, 1), math.log1p(1e12 / 4)),),
+        *(((0, 1e-10, 1e30, 1e-10), 2 * math.log(5e39)),),
+    ),
+    "continuous_bernoulli": (((0, 0.5), NAN), ((0.5, 1), NAN)),
 }
 
 

@@ -82,6 +82,7 @@ def test_value(dtype):
 
 def test_all_outcomes_are_the_divergence_itself():
     noises = [teacher(1, 11, noise=noise) for noise in (1.0, 1e-3, 1e-6)]
+    noises.append(teacher(2, 11, rows=40))  # some sum to less than 1 by rounding
     _, b, log_p, index = map(np.concatenate, zip(*noises, strict=True))
     log_p, b = log_p.astype("f4"), b.astype("f4")
     in_order = np.take_along_axis(log_p, np.argsort(index, -1), -1)
