@@ -89,7 +89,7 @@ mean_residual
 KL is taken at the mean as rounded.
 -corrected = total - residual * (total + residual / 2)
 +corrected = total
-test_divergences.py::test_error_in_ulp[float32]
+test_divergences.py::test_error_in_ulp_where_q_lacks_the_mode
 
 no_outcome_of_p
 KL is not 0 where p has no outcome.
@@ -189,29 +189,23 @@ Differences next to the smallest normal number are flushed to 0.
 +scale = jnp.ones_like(scale)
 test_elementwise.py::test_error_in_ulp[float32-generalized_kl]
 
-total_error
-The rounding error of p + q is not put back.
--corrections = 2 * x.difference_error - x.s * x.total_error
-+corrections = 2 * x.difference_error
-test_elementwise.py::test_error_in_ulp[float32-generalized_kl]
-
 difference_error
 The rounding error of p - q is not put back.
 -corrections = 2 * x.difference_error - x.s * x.total_error
 +corrections = -x.s * x.total_error
-test_elementwise.py::test_error_in_ulp[float32-generalized_kl]
+test_elementwise.py::test_error_in_ulp_of_many_pairs[generalized_kl_term]
 
 errors_of_the_logarithm
 The rounding errors of p - q and p + q are not put back.
 -close = 2 * (x.s + (x.s * x.s * x.s * x.c + s_error))
 +close = 2 * (x.s + x.s * x.s * x.s * x.c)
-test_elementwise.py::test_error_in_ulp[float32-log_ratio]
+test_elementwise.py::test_error_in_ulp_of_many_pairs[_rel_entr]
 
 errors_of_itakura_saito
 The rounding errors of p - q and p + q are not put back.
 -corrected = x.difference + 2 * x.difference_error - x.s * x.total_error
 +corrected = x.difference
-test_elementwise.py::test_itakura_saito[float32]
+test_elementwise.py::test_error_in_ulp_of_many_pairs[itakura_saito]
 
 quotient_that_overflows
 The logarithm of a quotient that overflows is inf.
@@ -280,25 +274,25 @@ error_of_expm1
 A mixture's logarithm loses the rounding error of e^x - 1.
 -return total, (large - total) + small
 +return total, jnp.zeros_like(total)
-test_elementwise.py::test_scalar_functions_error_in_ulp[float32-log_mixture-arguments6-3.5]
+test_elementwise.py::test_scalar_functions_error_in_ulp_of_many_numbers
 
 weight_in_two_parts
 1 - weight is rounded.
 -low = (other - high) + ((1 - other) - weight)
 +low = 0.0
-test_elementwise.py::test_scalar_functions_error_in_ulp[float32-log_mixture-arguments6-3.5]
+test_elementwise.py::test_scalar_functions_error_in_ulp_of_many_numbers
 
 error_of_log1p
 The rounding error of 1 + x is not put back.
 -jnp.where(regular, quotient, 0)
 +0
-test_elementwise.py::test_scalar_functions_error_in_ulp[float32-log1p-arguments1-1.5]
+test_elementwise.py::test_scalar_functions_error_in_ulp_of_many_numbers[log1p]
 
 minimax_coefficient
 Two coefficients are Taylor's, the others of the minimax polynomial.
 -*(0.16666667, 0.041666668, 0.008333333, 0.0013888698, 0.00019842084),
 +*(0.16666667, 0.041666668, 0.008333333, 0.0013888889, 0.00019841270),
-test_elementwise.py::test_scalar_functions_error_in_ulp[float32-phi-arguments2-2.0]
+test_elementwise.py::test_scalar_functions_error_in_ulp_of_many_numbers[phi]
 
 exponential_of_a_sum
 The second part of the exponent is left out.
@@ -504,14 +498,14 @@ Reverse mode keeps the slopes.
 -    @functools.partial(jax.checkpoint, prevent_cse=False)
 -    def change(block: Block, a: Array, b: Array) -> Block:
 +    def change(block: Block, a: Array, b: Array) -> Block:
-test_divergences.py::test_memory_of_value_and_gradient
+test_divergences.py::test_what_reverse_mode_keeps[kl]
 
 checkpoint_of_the_total
 Reverse mode of the other divergences keeps all terms.
 -        @functools.partial(jax.checkpoint, prevent_cse=False)
 -        def total(block: Block, a: Array, b: Array) -> Array:
 +        def total(block: Block, a: Array, b: Array) -> Array:
-test_divergences.py::test_memory_of_value_and_gradient
+test_divergences.py::test_what_reverse_mode_keeps[jeffreys]
 
 reverse_kl
 The reverse KL is the KL.
@@ -548,7 +542,7 @@ renyi_far_terms
 Powers of q / p overflow.
 -far = c * x.r > 20
 +far = c * x.r > 200
-test_divergences.py::test_renyi_of_large_orders
+test_divergences.py::test_renyi_of_large_orders[20]
 
 renyi_logarithm
 log1p is used where 1 - s cancels.
@@ -815,7 +809,7 @@ slopes_in_float16
 Slopes below 6e-8 are 0.
 -dtype = jnp.float32 if dtype == jnp.float16 else dtype
 +dtype = dtype
-test_linear.py::test_half_precision[float16]
+test_linear.py::test_slopes_too_small_for_float16
 
 heads_over_devices
 Each device has the KL of its own part of the vocabulary.
@@ -833,7 +827,7 @@ product_in_float64
 The first argument decides the precision of a product.
 -return jnp.float64 if any(y.dtype == jnp.float64 for y in x) else jnp.float32
 +return jnp.float64 if x[0].dtype == jnp.float64 else jnp.float32
-test_linear.py::test_every_derivative_against_the_textbook_in_float64
+test_linear.py::test_one_argument_of_float64
 
 [estimators.py]
 
@@ -918,7 +912,7 @@ nearer_end
 Nodes next to the upper limit are measured from the lower one.
 -jnp.where(jnp.arange(order) < order // 2, a + part, b - part)
 +jnp.where(jnp.arange(order) < order // 2, a + part, a + ((b - a) - part))
-test_estimators.py::test_densities_mirrored
+test_estimators.py::test_densities_singular_at_an_upper_limit[float32]
 
 weights_of_a_half_line
 Nodes of other intervals have the weights of a half-line.
@@ -1078,7 +1072,7 @@ cauchy_far
 The factor 4 is missing where the distributions are far apart.
 -far = 2 * jnp.log(size / 2) - jnp.log(apart[1]) - jnp.log(apart[2])
 +far = 2 * jnp.log(size) - jnp.log(apart[1]) - jnp.log(apart[2])
-test_parametric.py::test_grid[cauchy-float32]
+test_parametric.py::test_edges[cauchy-float32]
 
 euler
 The derivative of log Gamma at 1 is taken for that at 2.
