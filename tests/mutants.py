@@ -1045,8 +1045,7 @@ open_intervals
 Probabilities of 0 and 1 are accepted.
 -open_probability = _domain(lambda x: (0 < x) & (x < 1), "be in (0, 1)")
 +open_probability = _domain(lambda x: (0 <= x) & (x <= 1), "be in (0, 1)")
-test_parametric.py::test_what_is_no_distribution_gives_nan
-    [continuous_bernoulli-float32]
+test_parametric.py::test_edges[continuous_bernoulli-float32]
 
 nan_outside
 What is no distribution gives a number.
