@@ -131,7 +131,7 @@ mode_of_the_first_chunk
 The mode is looked for in the first chunk, whichever holds it.
 -index = jnp.argmax(jnp.max(x, -1), -1)[..., None, None]
 +index = 0 * jnp.argmax(jnp.max(x, -1), -1)[..., None, None]
-test_divergences.py::test_error_in_ulp[float32]
+test_divergences.py::test_error_in_ulp_of_a_mode_in_the_last_chunk
 
 last_tile
 Rows of the last tile that overlap the one before are taken for new ones.
@@ -161,13 +161,13 @@ spread_over_devices
 Under plain jit on a mesh rows are read one by one.
 -return any(size > 1 and kind != AxisType.Manual for size, kind in kinds)
 +return any(size > 1 and kind == AxisType.Explicit for size, kind in kinds)
-test_sharding.py::test_plain_jit
+test_sharding.py::test_rows_are_not_cut_into_tiles_on_a_mesh
 
 powers_without_their_error
 Masses lose the rounding error of the shift.
 -return exp_of_sum(*shifted(logits, origin))
 +return exp_of_sum(logits - origin, 0)
-test_divergences.py::test_error_in_ulp[float32]
+test_divergences.py::test_error_in_ulp_of_a_peaked_p
 
 bottom_of_the_range
 The shift of -inf has the error nan.
@@ -199,7 +199,7 @@ errors_of_the_logarithm
 The rounding errors of p - q and p + q are not put back.
 -close = 2 * (x.s + (x.s * x.s * x.s * x.c + s_error))
 +close = 2 * (x.s + x.s * x.s * x.s * x.c)
-test_elementwise.py::test_error_in_ulp_of_many_pairs[_rel_entr]
+test_elementwise.py::test_error_in_ulp_of_many_pairs[log_ratio]
 
 errors_of_itakura_saito
 The rounding errors of p - q and p + q are not put back.
@@ -433,7 +433,7 @@ rows_of_scalars
 An array without axes is taken for one row.
 -if not found or found[:-1] != wanted:
 +if found[:-1] != wanted:
-test_contracts.py::test_linear_heads
+test_topk.py::test_what_does_not_fit
 
 [values.py]
 
@@ -441,7 +441,7 @@ nan_is_no_logit
 nan passes for a logit.
 -~(x < jnp.inf)
 +x == jnp.inf
-test_values.py::test_without_jit
+test_values.py::test_every_argument[kl_divergence2]
 
 infinite_temperature
 An infinite temperature passes.

@@ -38,7 +38,8 @@ def batch(dtype, size, seed=0):
     noise = 10.0 ** -np.tile([0.0, 1, 3, 5, digits], 3)[:, None]
     a = rng.normal(size=(15, size)) * scale
     b = a + rng.normal(size=(15, size)) * noise
-    a[::4] += 1000.0  # one side far off
+    a[::4] += 1000.0  # one side far off, or the other
+    b[2::8] += 1000.0
     return a.astype(dtype), b.astype(dtype)
 
 
@@ -133,6 +134,23 @@ def test_a_real_vocabulary():
             true = np.array([float(g) for g in gradients[row][side]]) / times
             copies = np.concatenate([np.tile(true[:25], 1279), true[25:]])
             assert_gradient(slopes[side][row], copies, "float32")
+
+
+def test_error_in_ulp_of_a_mode_in_the_last_chunk():
+    """Measured from the mode of another chunk the masses overflow."""
+    a, b = batch("float32", 320, seed=14)
+    a[:, -1] += np.repeat([20, 200, 2000], 5).astype("f4")
+    b[:, -1] = a[:, -1] + 0.5
+    assert_within(BOUND, value_and_gradients(a, b)[0], truth(a, b))
+
+
+def test_error_in_ulp_of_a_peaked_p():
+    """KL is that of the few others, whose shift of 10 to 60 has a rounding error."""
+    rng = np.random.default_rng(15)
+    a, noise = rng.normal(size=(2, 15, 3))
+    a[:, 0] += np.linspace(10, 60, 15)
+    a, b = a.astype("f4"), (a + noise).astype("f4")
+    assert_within(BOUND, value_and_gradients(a, b)[0], truth(a, b))
 
 
 def test_error_in_ulp_where_q_lacks_the_mode():

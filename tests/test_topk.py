@@ -272,6 +272,7 @@ def test_half_precision_is_computed_in_float32():
         (([0.0], [0], [0.0, 1.0]), TypeError, "topk_index must be of an integer type"),
         ((np.zeros(2), np.zeros(3, int), np.zeros(4)), ValueError, "topk_index must have"),
         ((np.zeros((2, 1)), np.zeros((2, 1), int), np.zeros(4)), ValueError, "logits_q"),
+        ((np.zeros(1), np.zeros(1, int), np.zeros(())), ValueError, "logits_q must have"),
         ((np.zeros(0), np.zeros(0, int), np.zeros(4)), ValueError, "at least one outcome"),
         ((np.zeros(1), np.zeros(1, int), np.zeros(0)), ValueError, "at least one outcome"),
         ((np.zeros(1, int), np.zeros(1, int), np.zeros(2)), TypeError, "floating point"),
