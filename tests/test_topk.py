@@ -221,6 +221,20 @@ def test_more_than_the_whole_by_rounding():
     assert np.isfinite(in_p).all()
 
 
+def test_all_outcomes_that_fall_short_of_the_whole_by_rounding():
+    """There is no outcome outside to have the rest."""
+    log_p = np.log(np.array([[0.25, 0.5, 0.25]], "f4")) - np.float32(1e-6)
+    logits = np.array([[0.0, 1.0, 2.0]], "f4")
+    found = slopes_of_rows(log_p, np.array([[2, 0, 1]], "i4"), logits)
+    p = np.array([0.5, 0.25, 0.25])
+    q = np.exp(logits[0]) / np.exp(logits[0]).sum()
+    for tail in ("bucket", "renormalize"):
+        value, in_p, in_q = found[tail]
+        np.testing.assert_allclose(value, p @ np.log(p / q), rtol=1e-5)
+        np.testing.assert_allclose(in_q, [q - p], atol=2e-6)
+        assert np.isfinite(in_p).all()
+
+
 def test_boundary():
     some, one = np.log([0.5, 0.25]), [0.0, 1.0, 2.0]
     rows = [
