@@ -374,6 +374,8 @@ def test_linear_heads():
     scalar = np.zeros((), np.float32)
     refused(ValueError, "hidden_p must have at least one axis, found shape", 0, scalar)
     refused(ValueError, "hidden_q must have the shape of hidden_p", 2, scalar)
+    pattern = f"{name}: hidden_q must have the shape of hidden_p"
+    refuses(ValueError, pattern, linear_kl_divergence, x[0][0], x[1], scalar, x[3])
     none = [np.zeros(s, np.float32) for s in ((4, 3), (3, 0), (4, 2), (2, 0))]
     pattern = f"{name}: there must be at least one outcome"
     refuses(ValueError, pattern, linear_kl_divergence, *none)
