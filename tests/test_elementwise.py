@@ -567,7 +567,9 @@ def test_bregman_divergences(name, dtype):
         function = lambda x, y: elementwise.log_gamma_bregman(x, y, x - y)
     else:
         function = lambda x, y: elementwise.bregman(convex, x, y, x - y)
-    value, slopes = compiled(jax.vmap(jax.value_and_grad(function, (0, 1))))(x, y)
+    # As users compile it in float32; float64 has terms and points of its own.
+    how = compiled if dtype == "float32" else quick
+    value, slopes = how(jax.vmap(jax.value_and_grad(function, (0, 1))))(x, y)
     assert (value >= 0).all()
     truth = np.array([oracles.bregman(name, a, b) for a, b in zip(x, y, strict=True)])
     eps = float(np.finfo(dtype).eps)
