@@ -104,7 +104,7 @@ def with_own_rule(
     return jax.custom_jvp(jax.jit(fun, static_argnums=static), nondiff_argnums=static)
 
 
-def _polynomial(coefficients: list[float], x: Array) -> Array:
+def polynomial(coefficients: list[float], x: Array) -> Array:
     total = jnp.full_like(x, coefficients[-1])
     for c in reversed(coefficients[:-1]):
         total = total * x + jnp.asarray(c, x.dtype)
@@ -143,13 +143,13 @@ def _over_jvp(primals, tangents):
     value = over(x, y)
     # In this order: value / y may be inf where dy is 0.
     change = tangent(value, (jnp.ones_like(value), dx), (-value, dy))
-    return value, change * _reciprocal(y)
+    return value, change * reciprocal(y)
 
 
 over.defjvp(_over_jvp, symbolic_zeros=True)
 
 
-def _reciprocal(y: Array) -> Array:
+def reciprocal(y: Array) -> Array:
     return over(jnp.ones_like(y), y)
 
 
@@ -164,7 +164,12 @@ def _denominator(p: Array, q: Array) -> Array:
 # argument is p - q. It is no variable of its own: the derivatives are those in p and q.
 
 
-def _is_close(p: Array, q: Array) -> Array:
+def atanh_series(t: Array) -> Array:
+    """c(t) = 1/3 + t/5 + t^2/7 + ..., for t <= 0.36."""
+    return polynomial([1 / (2 * k + 3) for k in range(_TERMS[t.dtype])], t)
+
+
+def is_close(p: Array, q: Array) -> Array:
     return (p < _CLOSE * q) & (q < _CLOSE * p)
 
 
@@ -197,8 +202,7 @@ def _close_parts(p: Array, q: Array, difference: Array | None = None) -> _Close:
         change = difference * scale, jnp.zeros_like(p)
     total = two_sum(p, q)
     s = change[0] / total[0]
-    series = [1 / (2 * k + 3) for k in range(_TERMS[p.dtype])]
-    return _Close(scale, p, *change, *total, s, _polynomial(series, s * s))
+    return _Close(scale, p, *change, *total, s, atanh_series(s * s))
 
 
 def _log_quotient(p: Array, q: Array) -> Array:
@@ -217,7 +221,7 @@ def log_ratio(p: Array, q: Array, difference: Array | None = None) -> Array:
     x = _close_parts(p, q, difference)
     s_error = (x.difference_error - x.s * x.total_error) / x.total
     close = 2 * (x.s + (x.s * x.s * x.s * x.c + s_error))
-    value = jnp.where(_is_close(p, q), close, _log_quotient(p, q))
+    value = jnp.where(is_close(p, q), close, _log_quotient(p, q))
     return jnp.where(p == 0, 0, value)
 
 
@@ -225,8 +229,8 @@ def _log_ratio_jvp(primals, tangents):
     p, q, difference = primals
     dp, dq, _ = tangents
     value = log_ratio(p, q, difference)
-    slope_p = _reciprocal(_denominator(p, p))
-    slope_q = -_reciprocal(_denominator(p, q))
+    slope_p = reciprocal(_denominator(p, p))
+    slope_q = -reciprocal(_denominator(p, q))
     return value, tangent(value, (slope_p, dp), (slope_q, dq))
 
 
@@ -345,7 +349,7 @@ def generalized_kl_term(p: Array, q: Array, difference: Array | None = None) -> 
     close = x.s * x.difference + x.s * (2 * x.p * (x.s * x.s) * x.c + corrections)
     # p (log(p / q) - 1) does not overflow unless the result does, as p log(p / q) would.
     far = p * (_log_quotient(p, q) - 1) + q
-    value = jnp.where(_is_close(p, q), close / x.scale, far)
+    value = jnp.where(is_close(p, q), close / x.scale, far)
     value = jnp.where((p == 0) | ((q == jnp.inf) & (p < jnp.inf)), q, value)
     return _of_measures(p, q, value)
 
@@ -368,7 +372,7 @@ def excess(p: Array, q: Array, difference: Array | None = None) -> Array:
         p, q, difference
     )  # q - p is flushed to 0 next to the smallest normal number
     far = over(q - p, _denominator(p, q))
-    return jnp.where(_is_close(p, q), -x.difference / (q * x.scale), far)
+    return jnp.where(is_close(p, q), -x.difference / (q * x.scale), far)
 
 
 def _excess_jvp(primals, tangents):
@@ -376,7 +380,7 @@ def _excess_jvp(primals, tangents):
     dp, dq, _ = tangents
     value = excess(p, q, difference)
     y = _denominator(p, q)
-    inverse = _reciprocal(y)
+    inverse = reciprocal(y)
     # A product: XLA turns (p / y) / y into p / (y y), which is p / 0 at y = 1e-23.
     return value, tangent(value, (-inverse, dp), (over(p, y) * inverse, dq))
 
@@ -396,7 +400,7 @@ def itakura_saito(p: Array, q: Array, difference: Array | None = None) -> Array:
     corrected = x.difference + 2 * x.difference_error - x.s * x.total_error
     close = x.s * (corrected / (q * x.scale)) - 2 * (x.s * (x.s * x.s)) * x.c
     far = (p / q - 1) - _log_quotient(p, q)
-    return jnp.where(_is_close(p, q), close, far)
+    return jnp.where(is_close(p, q), close, far)
 
 
 def _itakura_saito_jvp(primals, tangents):
@@ -423,7 +427,7 @@ def _log_excess_jvp(primals, tangents):
     p, log_q = primals
     dp, dlog_q = tangents
     value = _log_excess(p, log_q)
-    slope_p = _reciprocal(_denominator(p, p))
+    slope_p = reciprocal(_denominator(p, p))
     slope_q = -jnp.ones_like(p)
     return value, tangent(value, (slope_p, dp), (slope_q, dlog_q))
 
@@ -515,7 +519,7 @@ class _Exp(NamedTuple):
 
 def exp_series(r: Array) -> Array:
     """e^r - 1 - r for r in [-1, 2]."""
-    return r * (0.5 * r + (r * r) * _polynomial(_EXP_SERIES[r.dtype], r))
+    return r * (0.5 * r + (r * r) * polynomial(_EXP_SERIES[r.dtype], r))
 
 
 def in_series(x: Array) -> Array:
@@ -561,7 +565,7 @@ def _reduced(x: Array) -> tuple[Array, Array]:
 def _less_1(r: Array) -> Array:
     """e^r - 1 for |r| <= 0.35."""
     series = [1 / math.factorial(k) for k in range(2, _FACTORIALS[r.dtype])]
-    return r + (r * r) * _polynomial(series, r)
+    return r + (r * r) * polynomial(series, r)
 
 
 def exp_of_sum(x: Array, error: Array) -> Array:
@@ -604,7 +608,7 @@ def _log1p_of_sum(x: Array, a: Array, b: Array) -> Array:
     # One division for both forms: s = x / (2 + x), and the error relative to the sum.
     quotient = jnp.where(near, x, error) / jnp.where(near, 2 + x, total)
     square = quotient * quotient
-    c = _polynomial(_LOG1P_SERIES[x.dtype], square)
+    c = polynomial(_LOG1P_SERIES[x.dtype], square)
     series = x - quotient * (x - 2 * square * c)
     regular = (0 < total) & (total < jnp.inf)
     return jnp.where(near, series, jnp.log(total) + jnp.where(regular, quotient, 0))
@@ -617,7 +621,7 @@ def log1p(x: Array) -> Array:
     return _log1p_of_sum(x, jnp.maximum(x, 1), jnp.minimum(x, 1))
 
 
-log1p.defjvps(lambda dx, _, x: _reciprocal(1 + x) * dx)
+log1p.defjvps(lambda dx, _, x: reciprocal(1 + x) * dx)
 
 
 @with_own_rule
@@ -687,7 +691,7 @@ def scaled_phi_difference(x: Array, c: float) -> Array:
     near = is_near_0(x)
     r = jnp.where(near, x, 0)
     terms = [a * (1 - c ** (k + 2)) for k, a in enumerate(_EXP_SERIES[x.dtype])]
-    series = r * (0.5 * (1 - c) * r + (r * r) * _polynomial(terms, r))
+    series = r * (0.5 * (1 - c) * r + (r * r) * polynomial(terms, r))
     # Far out the linear parts are infinite, and cancel.
     below = jnp.minimum(x, 0)
     middle = jnp.maximum(below, -8)
@@ -874,7 +878,7 @@ _difference.defjvp(_difference_jvp, symbolic_zeros=True)
 
 
 def _is_within_ratio_4(x: Array, y: Array, difference: Array) -> Array:
-    return _is_close(x, y)
+    return is_close(x, y)
 
 
 def _is_within_4(x: Array, y: Array, difference: Array) -> Array:
@@ -904,13 +908,13 @@ def _bernoulli(n: int) -> list[Fraction]:
 def _stirling(order: int, x: Array) -> Array:
     """R, R' or R'' of x > 0, by its order of differentiation."""
     steps, terms = _STIRLING[x.dtype]
-    inverse = _reciprocal(x + steps)
+    inverse = reciprocal(x + steps)
     series = []
     for k, b in enumerate(_bernoulli(terms), start=1):
         # The term of R is b / (2k (2k - 1)) x^(1 - 2k).
         factor = {0: Fraction(1, 2 * k * (2 * k - 1)), 1: Fraction(-1, 2 * k), 2: 1}[order]
         series.append(float(b * factor))
-    rest = inverse ** (order + 1) * _polynomial(series, inverse * inverse)
+    rest = inverse ** (order + 1) * polynomial(series, inverse * inverse)
     z = x[None] + _along([float(k) for k in range(steps)], x)
     return rest + jnp.sum(_stirling_step(order, z), 0)
 
@@ -918,15 +922,15 @@ def _stirling(order: int, x: Array) -> Array:
 def _stirling_step(order: int, x: Array) -> Array:
     """Rho, rho' or rho'' of x > 0."""
     if order == 2:
-        return jnp.square(_reciprocal(x) * _reciprocal(x + 1)) / 2
-    s = _reciprocal(2 * x + 1)
+        return jnp.square(reciprocal(x) * reciprocal(x + 1)) / 2
+    s = reciprocal(2 * x + 1)
     square = s * s
-    c = _polynomial([1 / (2 * k + 3) for k in range(_TERMS[x.dtype])], square)
+    c = atanh_series(square)
     # The series of c holds to s = 0.6, x = 1/3; below, the logarithm does not cancel.
     logarithm = log1p(x) - jnp.log(x)
     if order == 0:
         return jnp.where(x > 1 / 3, square * c, (x + 0.5) * logarithm - 1)
-    series = 2 * s * square * (c - _reciprocal(1 - square))
+    series = 2 * s * square * (c - reciprocal(1 - square))
     return jnp.where(x > 1 / 3, series, logarithm - (x + 0.5) / (x * (x + 1)))
 
 
@@ -985,14 +989,14 @@ def _log_bessel_curvature(k: Array) -> Array:
         math.comb(2 * j, j) * (bound / 2) ** (2 * j) / math.factorial(j) ** 2
         for j in range(terms)
     ]
-    squared = _polynomial(scaled, x)
-    inside = _polynomial([b / (2 * (j + 1) ** 2) for j, b in enumerate(scaled)], x)
-    inverse = _reciprocal(jnp.where(small, bound, k))
+    squared = polynomial(scaled, x)
+    inside = polynomial([b / (2 * (j + 1) ** 2) for j, b in enumerate(scaled)], x)
+    inverse = reciprocal(jnp.where(small, bound, k))
     series = [
         0.5,
         *(j * (j + 1) * c for j, c in enumerate(_log_bessel_series(tail), start=1)),
     ]
-    outside = inverse * inverse * _polynomial(series, inverse)
+    outside = inverse * inverse * polynomial(series, inverse)
     return jnp.where(small, inside / squared, outside)
 
 
@@ -1000,9 +1004,9 @@ def _bessel_gap(k: Array) -> Array:
     """1 - I_1(k) / I_0(k)."""
     bound, _, tail = _BESSEL[k.dtype]
     end = jnp.maximum(k, bound)
-    inverse = _reciprocal(end)
+    inverse = reciprocal(end)
     series = [0.5, *(j * c for j, c in enumerate(_log_bessel_series(tail), start=1))]
-    outside = inverse * _polynomial(series, inverse)
+    outside = inverse * polynomial(series, inverse)
     # From a quarter of the bound on by the integral up to it: 1 - A would amplify the
     # error of A up to 30 times.
     start = jnp.maximum(k, bound / 4)
@@ -1012,7 +1016,7 @@ def _bessel_gap(k: Array) -> Array:
 
 def _log_bessel_near(x: Array, y: Array, difference: Array) -> Array:
     # I_0 has its first zeros at +-2.4 i.
-    return _is_close(x, y) | (jnp.abs(difference) < 2)
+    return is_close(x, y) | (jnp.abs(difference) < 2)
 
 
 def _log_bessel_far(x: Array, y: Array, difference: Array) -> Array:
@@ -1052,19 +1056,19 @@ def _normalizer_series(x: Array) -> list[float]:
 def _normalizer_curvature(x: Array) -> Array:
     small = jnp.abs(x) < 3
     square = jnp.square(jnp.where(small, x, 0))
-    inside = _polynomial(
+    inside = polynomial(
         [(2 * k + 1) * c for k, c in enumerate(_normalizer_series(x))], square
     )
     size = jnp.where(small, 3, jnp.abs(x))
     decay = jnp.exp(-size)
-    outside = jnp.square(_reciprocal(size)) - decay / jnp.square(1 - decay)
+    outside = jnp.square(reciprocal(size)) - decay / jnp.square(1 - decay)
     return jnp.where(small, inside, outside)
 
 
 def _normalizer_mean(x: Array) -> Array:
     """f'(x) - 1 for x >= 0, f'(x) below."""
     small = jnp.abs(x) < 3
-    series = x * _polynomial(_normalizer_series(x), x * x)
+    series = x * polynomial(_normalizer_series(x), x * x)
     size = jnp.abs(x)
     outside = jnp.sign(x) * (1 / expm1(size) - 1 / size)
     return jnp.where(small, series - jnp.where(x < 0, -0.5, 0.5), outside)

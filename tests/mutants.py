@@ -215,9 +215,9 @@ test_elementwise.py::test_error_in_ulp[float32-log_ratio]
 
 logarithm_at_0
 log(p / q) is -inf at p = 0, against the convention.
--    value = jnp.where(_is_close(p, q), close, _log_quotient(p, q))
+-    value = jnp.where(is_close(p, q), close, _log_quotient(p, q))
 -    return jnp.where(p == 0, 0, value)
-+    value = jnp.where(_is_close(p, q), close, _log_quotient(p, q))
++    value = jnp.where(is_close(p, q), close, _log_quotient(p, q))
 +    return value
 test_elementwise.py::test_derivatives_at_the_edges[float32]
 
