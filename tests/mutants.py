@@ -312,50 +312,6 @@ scaled_phi(inf) is 0 * inf.
 +1 - decay * (1 + x)
 test_elementwise.py::test_scalar_functions_at_the_edges[float32]
 
-quadrature_weights
-The integral weighs the curvature at the wrong end.
--jnp.sum((1 - t) * terms, 0)
-+jnp.sum(t * terms, 0)
-test_elementwise.py::test_bregman_divergences[float32-stirling]
-
-quadrature_points
-float64 has the points of float32.
--_POINTS = {jnp.dtype("float32"): 11, jnp.dtype("float64"): 20}
-+_POINTS = {jnp.dtype("float32"): 11, jnp.dtype("float64"): 11}
-test_elementwise.py::test_bregman_divergences[float64-stirling]
-
-steps_of_stirling
-The asymptotic series of float64 starts too early.
--jnp.dtype("float64"): (16, 9)}
-+jnp.dtype("float64"): (8, 5)}
-test_elementwise.py::test_bregman_divergences[float64-stirling]
-
-bessel_series
-A square is missing in the curvature of log I_0.
--b / (2 * (j + 1) ** 2) for j
-+b / (2 * (j + 1)) for j
-test_elementwise.py::test_bregman_divergences[float32-log_bessel]
-
-bessel_bound
-The asymptotic series of float64 starts at the bound of float32.
--jnp.dtype("float64"): (30, 90, 26)}
-+jnp.dtype("float64"): (16, 90, 26)}
-test_elementwise.py::test_bregman_divergences[float64-log_bessel]
-
-normalizer_far_out
-The formula for two large numbers serves where one is.
--large = (x > 2) & (y > 2)
--    logs
-+large = (x > 2) | (y > 2)
-+    logs
-test_elementwise.py::test_bregman_divergences[float32-exponential_normalizer]
-
-softplus_tail
-q - p is taken in the tail where both are nearly 1.
--return jnp.where(x + y < 0, below, above)
-+return jnp.where(x + y > 0, below, above)
-test_elementwise.py::test_bregman_divergences[float32-softplus]
-
 own_difference
 The difference that is known better is not used.
 -change = two_sum(p, -q)
@@ -951,6 +907,52 @@ The warning shows a line of kl_jax.
 +UserWarning,
 +            stacklevel=2,
 test_torch_compat.py::test_warnings_name_the_caller
+
+[parametric/_convex.py]
+
+quadrature_weights
+The integral weighs the curvature at the wrong end.
+-jnp.sum((1 - t) * terms, 0)
++jnp.sum(t * terms, 0)
+test_convex.py::test_bregman_divergences[float32-stirling]
+
+quadrature_points
+float64 has the points of float32.
+-_POINTS = {jnp.dtype("float32"): 11, jnp.dtype("float64"): 20}
++_POINTS = {jnp.dtype("float32"): 11, jnp.dtype("float64"): 11}
+test_convex.py::test_bregman_divergences[float64-stirling]
+
+steps_of_stirling
+The asymptotic series of float64 starts too early.
+-jnp.dtype("float64"): (16, 9)}
++jnp.dtype("float64"): (8, 5)}
+test_convex.py::test_bregman_divergences[float64-stirling]
+
+bessel_series
+A square is missing in the curvature of log I_0.
+-b / (2 * (j + 1) ** 2) for j
++b / (2 * (j + 1)) for j
+test_convex.py::test_bregman_divergences[float32-log_bessel]
+
+bessel_bound
+The asymptotic series of float64 starts at the bound of float32.
+-jnp.dtype("float64"): (30, 90, 26)}
++jnp.dtype("float64"): (16, 90, 26)}
+test_convex.py::test_bregman_divergences[float64-log_bessel]
+
+normalizer_far_out
+The formula for two large numbers serves where one is.
+-large = (x > 2) & (y > 2)
+-    logs
++large = (x > 2) | (y > 2)
++    logs
+test_convex.py::test_bregman_divergences[float32-exponential_normalizer]
+
+softplus_tail
+q - p is taken in the tail where both are nearly 1.
+-return jnp.where(x + y < 0, below, above)
++return jnp.where(x + y > 0, below, above)
+test_convex.py::test_bregman_divergences[float32-softplus]
 
 [parametric/bounded.py]
 

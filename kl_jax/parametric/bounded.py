@@ -8,17 +8,19 @@ from jax.typing import ArrayLike
 
 from kl_jax import contracts
 from kl_jax.elementwise import (
-    EXPONENTIAL_NORMALIZER,
-    LOG_BESSEL,
-    STIRLING,
-    bessel_ratio,
-    bregman,
     excess,
     generalized_kl_term,
     itakura_saito,
     log1p,
     log_ratio,
     over,
+)
+from kl_jax.parametric._convex import (
+    EXPONENTIAL_NORMALIZER,
+    LOG_BESSEL,
+    STIRLING,
+    bessel_ratio,
+    bregman,
 )
 from kl_jax.parametric.domain import (
     above_low,

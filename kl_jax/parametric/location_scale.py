@@ -6,17 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax.elementwise import (
-    absolute_excess,
-    excess,
-    expm1,
-    itakura_saito,
-    log1p,
-    log_gamma_bregman,
-    log_ratio,
-    over,
-    phi,
-)
+from kl_jax.elementwise import excess, expm1, itakura_saito, log1p, log_ratio, over, phi
+from kl_jax.parametric._convex import absolute_excess, log_gamma_bregman
 from kl_jax.parametric.domain import arrays, closed_form, finite, number, positive
 
 
