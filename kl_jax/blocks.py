@@ -31,9 +31,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from kl_jax._arithmetic import at_least, two_sum
+from kl_jax._exponentials import exp_of_sum, exp_series, in_series, log1p
 from kl_jax.contracts import AxisName
-from kl_jax.elementwise import at_least, exp_of_sum, exp_series, in_series, log1p
-from kl_jax.two_words import two_sum
 
 __all__ = ["Block", "by_rows", "finalize", "merge", "of_outcomes", "of_shards"]
 

@@ -22,6 +22,16 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from kl_jax import contracts, values
+from kl_jax._arithmetic import tangent, two_sum, with_own_rule
+from kl_jax._exponentials import (
+    exp_of_sum,
+    log1p,
+    log_mixture,
+    one_minus_exp,
+    phi,
+    scaled_phi,
+    scaled_phi_difference,
+)
 from kl_jax.blocks import (
     Block,
     deltas,
@@ -33,19 +43,7 @@ from kl_jax.blocks import (
     shifted,
 )
 from kl_jax.contracts import AxisName
-from kl_jax.elementwise import (
-    exp_of_sum,
-    log1p,
-    log_mixture,
-    one_minus_exp,
-    phi,
-    rel_entr,
-    scaled_phi,
-    scaled_phi_difference,
-    tangent,
-    with_own_rule,
-)
-from kl_jax.two_words import two_sum
+from kl_jax.elementwise import rel_entr
 
 __all__ = [
     "jeffreys_divergence",

@@ -13,17 +13,16 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import contracts, values
-from kl_jax.elementwise import (
-    expm1,
-    generalized_kl_term,
-    log1p,
-    log_ratio,
-    phi,
-    rel_entr_of_logs,
+from kl_jax._arithmetic import (
+    power_of_2_near,
+    sum_last,
     tangent,
+    two_prod,
+    two_sum,
     with_own_rule,
 )
-from kl_jax.two_words import sum_last, two_prod, two_sum
+from kl_jax._exponentials import expm1, log1p, phi
+from kl_jax.elementwise import generalized_kl_term, log_ratio, rel_entr_of_logs
 
 __all__ = ["kl_estimate", "kl_from_counts", "kl_from_densities", "kl_from_samples"]
 
@@ -121,15 +120,6 @@ def _kl_estimate_jvp(estimator, primals, tangents):
 _kl_estimate.defjvp(_kl_estimate_jvp, symbolic_zeros=True)
 
 
-def _power_of_2_at(x: Array) -> Array:
-    """The power of two next to x, within the range where its reciprocal is normal."""
-    info = jnp.finfo(x.dtype)
-    power = lax.reduce_precision(x, info.nexp, 0)
-    # Of all zeros it would be 0, and 0 / 0 nan: any unit serves them. Beyond the upper end
-    # its reciprocal would be flushed to 0.
-    return jnp.clip(power, float(info.tiny), 2.0 ** (info.maxexp - 2))
-
-
 # --- samples -------------------------------------------------------------------
 
 # Rows of distances held at a time. For 4100 samples of 3 dimensions, 64 rows take 5 MB, and
@@ -193,7 +183,7 @@ def _from_samples(k: int, x: Array, y: Array) -> Array:
     info = jnp.finfo(x.dtype)
     largest = lax.stop_gradient(jnp.maximum(jnp.abs(x).max(), jnp.abs(y).max()))
     # Exact, up to where the sum of d squares of differences is next to overflow.
-    unit = _power_of_2_at(largest)
+    unit = power_of_2_near(largest)
     room = 2.0 ** ((info.maxexp - 5 - d.bit_length()) // 2)
     x, y = x / unit * room, y / unit * room
     points, others = lax.stop_gradient((x, y))
@@ -331,7 +321,7 @@ def _side(pseudocount: float, counts: Array) -> _Side:
     count = two_sum(jnp.maximum(counts, pseudocount), jnp.minimum(counts, pseudocount))
     total = sum_last(*count)
     # Counts below 1: from there on generalized_kl scales down, and s^2 p may underflow.
-    unit = 2 * _power_of_2_at(total[0])
+    unit = 2 * power_of_2_near(total[0])
     return _Side(*(x / unit for x in (*count, *total)))
 
 

@@ -19,6 +19,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from kl_jax import contracts, values
+from kl_jax._arithmetic import with_own_rule
 from kl_jax.blocks import Block, by_rows, finalize, merge, of_outcomes, of_shards
 from kl_jax.contracts import AxisName
 from kl_jax.divergences import (
@@ -28,7 +29,6 @@ from kl_jax.divergences import (
     over_outcomes,
     ratios,
 )
-from kl_jax.elementwise import with_own_rule
 
 __all__ = ["linear_kl_divergence"]
 

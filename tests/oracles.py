@@ -218,3 +218,20 @@ def ulps(found, true, dtype):
         return float("inf")
     with mp.workdps(DIGITS):
         return float(abs(mp.mpf(found) - true) / spacing(true, dtype))
+
+
+def worst(found, true, dtype):
+    """The largest error in ULP of the results within the normal range."""
+    info = np.finfo(dtype)
+    errors = [
+        ulps(f, t, dtype)
+        for f, t in zip(np.asarray(found).tolist(), true, strict=True)
+        if info.smallest_normal <= abs(t) <= info.max
+    ]
+    return max(errors, default=0.0)
+
+
+def assert_near(found, true, bound):
+    """Of many float32 numbers, with a truth in float64."""
+    error = np.abs(found - true) / np.spacing(np.abs(true).astype("f4"))
+    assert error.max() <= bound

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import compiled, quick
 
-from kl_jax import elementwise, generalized_kl, rel_entr, two_words
+from kl_jax import elementwise, generalized_kl, rel_entr
 
 INF, NAN = np.inf, np.nan
 
@@ -47,17 +47,6 @@ def ratios(dtype, n, seed=0):
     yield "largest", *large
 
 
-def worst(found, truth, dtype):
-    """Worst error in ULP over the results within the normal range."""
-    info = np.finfo(dtype)
-    errors = [
-        oracles.ulps(f, t, dtype)
-        for f, t in zip(np.asarray(found).tolist(), truth, strict=True)
-        if info.smallest_normal <= abs(t) <= info.max
-    ]
-    return max(errors, default=0.0)
-
-
 @pytest.mark.parametrize("name", ["rel_entr", "generalized_kl", "log_ratio"])
 def test_error_in_ulp(name, dtype):
     function = compiled(getattr(elementwise, name))
@@ -67,7 +56,7 @@ def test_error_in_ulp(name, dtype):
         found = function(p, q)
         assert found.dtype == dtype
         truth = [oracle(a, b) for a, b in zip(p, q, strict=True)]
-        error = worst(found, truth, dtype)
+        error = oracles.worst(found, truth, dtype)
         assert error <= BOUND[name], f"{kind}: {error}"
         for value, true in zip(found, truth, strict=True):
             tiny = float(np.finfo(dtype).smallest_normal)
@@ -95,14 +84,9 @@ def test_error_in_ulp_of_many_pairs(name):
     p = rng.uniform(1, 2, 400_000).astype("f4")
     ratios = rng.uniform([[0.24], [1.7]], [[0.6], [4.1]], (2, len(p) // 2))
     q = (p * ratios.ravel()).astype("f4")
-    assert_near(
+    oracles.assert_near(
         compiled(getattr(elementwise, name))(p, q), theirs(*np.float64([p, q])), bound
     )
-
-
-def assert_near(found, true, bound):
-    error = np.abs(found - true) / np.spacing(np.abs(true).astype("f4"))
-    assert error.max() <= bound
 
 
 @pytest.mark.parametrize("function", [rel_entr, generalized_kl])
@@ -319,167 +303,6 @@ def test_terms_from_logarithms(dtype):
             assert oracles.ulps(logs[i], mp.exp(s) * (s - y), dtype) <= 3
 
 
-# Functions of one number, their further argument, and bounds in ULP. 2 million points
-# each, once: 1.40 expm1, 1.28 log1p, 1.96 phi, 2.83 scaled_phi, and 3.1 log_mixture.
-SCALAR = (
-    ("expm1", (), 1.5),
-    ("log1p", (), 1.5),
-    ("phi", (), 2.0),
-    ("scaled_phi", (), 3.0),
-    *(("log_mixture", (w,), 3.5) for w in (1e-40, 0.001, 0.3, 0.9, 1 - 1e-10)),
-)
-
-
-def scalar(name, arguments):
-    return lambda x: getattr(elementwise, name)(x, *arguments)
-
-
-def scalars(name, dtype, n, seed=1):
-    """Of every size near 0; on both sides of where formulas change; the whole range."""
-    rng = np.random.default_rng(seed)
-    digits = 8 if dtype == "float32" else 16
-    top = 88.7 if dtype == "float32" else 709.7
-    x = [rng.uniform(-1, 1, n) * 10.0**-k for k in range(digits)]
-    borders = (-0.7, 1.4, -0.5, 1.0, np.log(2) / 2, np.log(2) * 1.5, np.log(2) * 2.5, 80.0)
-    x += [b * (1 + rng.uniform(-1, 1, n) * 10.0**-k) for b in borders for k in (1, 6)]
-    x += [rng.uniform(-3, 3, n), rng.uniform(-20, 20, n), rng.uniform(-top, top, n)]
-    x += [np.exp(rng.uniform(0, top, n)), -np.exp(rng.uniform(0, top, n))]
-    if name == "log1p":
-        x += [10.0 ** -rng.uniform(0, 6, n) - 1]
-    x = np.concatenate(x).astype(dtype)
-    return x[x > -1] if name == "log1p" else x
-
-
-@pytest.mark.parametrize(("name", "arguments", "bound"), SCALAR)
-def test_scalar_functions_error_in_ulp(name, arguments, bound, dtype):
-    x = scalars(name, dtype, 60)
-    x = x[np.abs(x) < 1e6]  # mpmath cannot hold e^x beyond
-    found = compiled(scalar(name, arguments))(x)
-    assert found.dtype == dtype
-    truth = [getattr(oracles, name)(float(v), *arguments) for v in x]
-    assert worst(found, truth, dtype) <= bound
-
-
-# Away from weights of 0.001, which need 3.5, the logarithm of a mixture has 2.2 ULP.
-MANY = {
-    "expm1": (elementwise.expm1, np.expm1, 1.5),
-    "log1p": (elementwise.log1p, np.log1p, 1.5),
-    "phi": (elementwise.phi, lambda x: np.expm1(x) - x, 2.0),
-    **{
-        f"log_mixture {w}": (
-            functools.partial(elementwise.log_mixture, weight=w),
-            lambda x, w=w: np.log1p((1 - w) * np.expm1(x)),
-            2.2,
-        )
-        for w in (0.3, 0.9)
-    },
-}
-
-
-@pytest.mark.parametrize("name", MANY)
-def test_scalar_functions_error_in_ulp_of_many_numbers(name):
-    ours, theirs, bound = MANY[name]
-    low = -0.95 if name == "log1p" else -3
-    x = np.random.default_rng(4).uniform(low, 3, 400_000).astype("f4")
-    x = x[np.abs(x) > 0.01]
-    assert_near(compiled(ours)(x), theirs(np.float64(x)), bound)
-
-
-@pytest.mark.parametrize(("name", "arguments", "bound"), SCALAR[:-2])
-def test_scalar_functions_one_operation_at_a_time(name, arguments, bound):
-    function = scalar(name, arguments)
-    # One shape for all: executed alone, each operation is a program of its own.
-    x = np.resize(scalars(name, "float32", 60, seed=3), 2048)
-    with jax.disable_jit():
-        alone = np.asarray(function(x))
-    together = np.asarray(function(x))
-    finite = np.isfinite(alone)
-    np.testing.assert_array_equal(alone[~finite], together[~finite])
-    alone, together = alone[finite], together[finite]
-    step = np.spacing(np.abs(alone) + np.finfo("float32").tiny)
-    assert (np.abs(alone - together) <= 2 * bound * step).all()
-
-
-def test_scalar_functions_at_the_edges(dtype):
-    table = [
-        ("expm1", (), [0, INF, -1, NAN]),
-        ("log1p", (), [0, INF, NAN, NAN]),
-        ("phi", (), [0, INF, INF, NAN]),
-        ("scaled_phi", (), [0, 1, INF, NAN]),
-        ("log_mixture", (0.0,), [0, INF, -INF, NAN]),
-        ("log_mixture", (1e-300,), [0, INF, np.log(1e-300), NAN]),
-        ("log_mixture", (0.3,), [0, INF, np.log(0.3), NAN]),
-        ("log_mixture", (1.0,), [0, 0, 0, NAN]),
-    ]
-
-    @quick
-    def every(x):
-        found = [scalar(name, arguments)(x) for name, arguments, _ in table]
-        mixture = lambda w: jax.vmap(jax.grad(lambda x: elementwise.log_mixture(x, w)))(x)
-        return found, {w: mixture(w) for w in (0.0, 1.0)}, elementwise.log1p(x - 1)
-
-    found, slopes, log1p_of_less = every(np.array([0, INF, -INF, NAN], dtype))
-    for values, (name, _, expected) in zip(found, table, strict=True):
-        np.testing.assert_allclose(values, expected, rtol=1e-6, err_msg=name)
-    assert log1p_of_less[0] == -INF
-    for w, slope in slopes.items():
-        np.testing.assert_array_equal(slope[:3], 1 - w)
-
-
-def test_exponentials_without_a_rule_in_ulp(dtype):
-    """2 million points each, once: 1.10 e^(x + error), 1.11 1 - e^-x."""
-    x = scalars("exp", dtype, 60, seed=4)
-    x = x[(-87 < x) & (x < 88)]
-    error = (x * np.finfo(dtype).eps * np.sin(1e5 * x)).astype(dtype)
-    found = compiled(elementwise.exp_of_sum)(x, error)
-    with mp.workdps(oracles.DIGITS):
-        truth = [mp.exp(mp.mpf(float(v)) + float(e)) for v, e in zip(x, error, strict=True)]
-        assert worst(found, truth, dtype) <= 2.0
-        x = np.abs(scalars("exp", dtype, 60, seed=5))
-        found = compiled(elementwise.one_minus_exp)(x)
-        truth = [-mp.expm1(-mp.mpf(min(float(v), 1e6))) for v in x]
-        assert worst(found, truth, dtype) <= 1.5
-    far = np.array([-INF, -1e30, NAN], dtype)
-    one = np.ones_like(far)
-    np.testing.assert_array_equal(quick(elementwise.exp_of_sum)(far, one), [0, 0, NAN])
-    far = np.array([0, INF, NAN], dtype)
-    np.testing.assert_array_equal(quick(elementwise.one_minus_exp)(far), [0, 1, NAN])
-
-
-def test_phi_and_scaled_phi_are_positive_but_at_0(dtype):
-    digits = 18 if dtype == "float32" else 150  # x^2 / 2 is a normal number
-    x = np.concatenate([sign * 10.0 ** -np.linspace(-2, digits, 5000) for sign in (1, -1)])
-    x = x.astype(dtype)
-    phi, scaled = map(np.asarray, (elementwise.phi(x), elementwise.scaled_phi(x)))
-    assert (phi > 0).all()
-    assert (scaled > 0).all()
-    assert (scaled[x > 0] <= 1).all()
-
-
-@pytest.mark.parametrize(("name", "arguments", "bound"), SCALAR)
-def test_derivatives_of_scalar_functions(name, arguments, bound, dtype):
-    """The first three, also at 0 and at infinity, wherever they are finite."""
-    x = scalars(name, dtype, 4, seed=2)
-    x = x[np.abs(x) < 80]  # beyond 87, e^-x is flushed to 0 in float32
-    x = np.concatenate([x, [0, INF, -INF]]).astype(dtype)
-    if name == "log1p":
-        x = x[x > -1]
-    orders = [jax.grad(scalar(name, arguments))]
-    for _ in range(2):
-        orders.append(jax.grad(orders[-1]))
-    found = compiled(jax.vmap(lambda x: jnp.stack([f(x) for f in orders])))(x)
-    true = [[float(t) for t in oracles.slopes(name, float(v), *arguments)] for v in x]
-    true = np.array(true)
-    scale = np.abs(true)
-    if name == "log_mixture":  # s (1 - s) (1 - 2 s) passes 0 at s = 1/2
-        scale[:, 2] = scale[:, 1]
-    # 1e-40 is nothing in float32: the share is made of x + 92, rounded.
-    tolerance = (100 if arguments == (1e-40,) else 8) * np.finfo(dtype).eps
-    finite = np.isfinite(true)
-    error = np.abs(np.asarray(found, float)[finite] - true[finite])
-    assert (error <= tolerance * scale[finite] + np.finfo(dtype).smallest_normal).all()
-
-
 # --- Bregman divergences ---------------------------------------------------------
 
 
@@ -492,24 +315,13 @@ def test_itakura_saito(dtype):
         value, (in_p, in_q) = jax.tree.map(lambda x, keep=keep: x[keep], found)
         p, q = p[keep], q[keep]
         truth = [oracles.itakura_saito(a, b) for a, b in zip(p, q, strict=True)]
-        assert worst(value, truth, dtype) <= BOUND["itakura_saito"], kind
+        assert oracles.worst(value, truth, dtype) <= BOUND["itakura_saito"], kind
         assert (np.asarray(value) >= 0).all()
         np.testing.assert_array_equal(np.asarray(value) == 0, p == q)
         wide_p, wide_q = (x.astype(np.longdouble) for x in (p, q))
         close = {"rtol": 5 * eps}
         np.testing.assert_allclose(in_p, (wide_p - wide_q) / wide_p / wide_q, **close)
         np.testing.assert_allclose(in_q, (wide_q - wide_p) / wide_q**2, **close)
-
-
-def test_products_in_two_words_are_exact(dtype):
-    """Also under jit, where XLA may fold or fuse what is not a variable."""
-    rng = np.random.default_rng(12)
-    a, b = rng.normal(size=(2, 2000)) * np.exp(rng.uniform(-15, 15, (2, 2000)))
-    a, b = a.astype(dtype), b.astype(dtype)
-    high, low = compiled(two_words.two_prod)(a, b)
-    for x, y, h, e in zip(*(v.tolist() for v in (a, b, high, low)), strict=True):
-        with mp.workdps(oracles.DIGITS):
-            assert mp.mpf(x) * mp.mpf(y) == mp.mpf(h) + mp.mpf(e)
 
 
 @pytest.mark.parametrize("name", ["generalized_kl_term", "itakura_saito", "log_ratio"])
@@ -529,7 +341,7 @@ def test_a_difference_that_p_and_q_have_lost(name, dtype):
             "itakura_saito": [x / y - 1 - mp.log(x / y) for x, y in pairs],
             "log_ratio": [mp.log(x / y) for x, y in pairs],
         }[name]
-        assert worst(found, truth, dtype) <= 4.0
+        assert oracles.worst(found, truth, dtype) <= 4.0
 
 
 def test_half_precision_is_computed_in_float32():

@@ -22,20 +22,9 @@ from jax import Array
 from jax.scipy.special import i0e as bessel_i0e
 from jax.scipy.special import i1e as bessel_i1e
 
-from kl_jax.elementwise import (
-    at_most,
-    atanh_series,
-    expm1,
-    generalized_kl_term,
-    is_close,
-    itakura_saito,
-    log1p,
-    phi,
-    polynomial,
-    reciprocal,
-    tangent,
-    with_own_rule,
-)
+from kl_jax._arithmetic import at_most, polynomial, reciprocal, tangent, with_own_rule
+from kl_jax._exponentials import expm1, log1p, phi
+from kl_jax.elementwise import atanh_series, generalized_kl_term, is_close, itakura_saito
 
 
 class Convex(NamedTuple):

@@ -7,14 +7,9 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import contracts
-from kl_jax.elementwise import (
-    excess,
-    generalized_kl_term,
-    itakura_saito,
-    log1p,
-    log_ratio,
-    over,
-)
+from kl_jax._arithmetic import over, sum_last, two_prod
+from kl_jax._exponentials import log1p
+from kl_jax.elementwise import excess, generalized_kl_term, itakura_saito, log_ratio
 from kl_jax.parametric._convex import (
     EXPONENTIAL_NORMALIZER,
     LOG_BESSEL,
@@ -31,7 +26,6 @@ from kl_jax.parametric.domain import (
     open_probability,
     positive,
 )
-from kl_jax.two_words import sum_last, two_prod
 
 
 @closed_form(high=above_low)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax.elementwise import generalized_kl_term, over
+from kl_jax._arithmetic import over
+from kl_jax.elementwise import generalized_kl_term
 from kl_jax.parametric._convex import SOFTPLUS, bregman
 from kl_jax.parametric.domain import (
     arrays,

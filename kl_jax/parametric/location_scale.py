@@ -6,7 +6,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax.elementwise import excess, expm1, itakura_saito, log1p, log_ratio, over, phi
+from kl_jax._arithmetic import over
+from kl_jax._exponentials import expm1, log1p, phi
+from kl_jax.elementwise import excess, itakura_saito, log_ratio
 from kl_jax.parametric._convex import absolute_excess, log_gamma_bregman
 from kl_jax.parametric.domain import arrays, closed_form, finite, number, positive
 

@@ -10,16 +10,9 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import contracts
-from kl_jax.elementwise import (
-    at_least,
-    excess,
-    itakura_saito,
-    log1p,
-    over,
-    phi,
-    tangent,
-    with_own_rule,
-)
+from kl_jax._arithmetic import at_least, over, tangent, with_own_rule
+from kl_jax._exponentials import log1p, phi
+from kl_jax.elementwise import excess, itakura_saito
 from kl_jax.parametric.domain import (
     arrays,
     closed_form,

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax.elementwise import generalized_kl_term, itakura_saito, log_ratio, over
+from kl_jax._arithmetic import over, two_prod
+from kl_jax.elementwise import generalized_kl_term, itakura_saito, log_ratio
 from kl_jax.parametric._convex import STIRLING, bregman, log_gamma_bregman
 from kl_jax.parametric.domain import arrays, closed_form, positive
-from kl_jax.two_words import two_prod
 
 
 @closed_form(rate=positive)

@@ -1,0 +1,119 @@
+"""Error-free sums and products, and what derivative rules are written with.
+
+A number in two words is the unevaluated sum of two floats: what a rounding loses is the
+second. That is exact also where XLA compiles and fuses it: no operand is a literal, so that
+there is nothing to fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+from jax.typing import ArrayLike
+
+Result = TypeVar("Result")
+
+
+def with_own_rule(
+    fun: Callable[..., Result], static: tuple[int, ...] = ()
+) -> jax.custom_jvp[Result]:
+    """`fun`, for `defjvp` to complete, compiled as a whole also outside `jit`: executed
+    one operation at a time, a first call would compile fifty small programs.
+    """
+    return jax.custom_jvp(jax.jit(fun, static_argnums=static), nondiff_argnums=static)
+
+
+def polynomial(coefficients: list[float], x: Array) -> Array:
+    total = jnp.full_like(x, coefficients[-1])
+    for c in reversed(coefficients[:-1]):
+        total = total * x + jnp.asarray(c, x.dtype)
+    return total
+
+
+def at_least(bound: ArrayLike, x: Array) -> Array:
+    """One instruction of a CPU, where jnp.maximum takes four; nan in x stays."""
+    return jnp.where(x < bound, bound, x)
+
+
+def at_most(bound: ArrayLike, x: Array) -> Array:
+    return jnp.where(x > bound, bound, x)
+
+
+def tangent(like: Array, *terms: tuple[Array, Array | SymbolicZero]) -> Array:
+    """Sum of slope * tangent, shaped as `like` and in its dtype. An argument held constant
+    takes no part: its slope may be infinite, and 0 * inf is nan.
+    """
+    total = jnp.zeros_like(like)
+    for slope, t in terms:
+        if not isinstance(t, SymbolicZero):
+            total = total + slope * t.astype(like.dtype)
+    return total
+
+
+@with_own_rule
+def over(x: Array, y: Array) -> Array:
+    """x / y. JAX's own rule divides by y^2, which is 0 for y = 1e-23 and inf for 1e20."""
+    return x / y
+
+
+def _over_jvp(primals, tangents):
+    x, y = primals
+    dx, dy = tangents
+    value = over(x, y)
+    # In this order: value / y may be inf where dy is 0.
+    change = tangent(value, (jnp.ones_like(value), dx), (-value, dy))
+    return value, change * reciprocal(y)
+
+
+over.defjvp(_over_jvp, symbolic_zeros=True)
+
+
+def reciprocal(y: Array) -> Array:
+    return over(jnp.ones_like(y), y)
+
+
+# --- numbers in two words ----------------------------------------------------------
+
+
+def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """a + b rounded, and its rounding error (Knuth)."""
+    total = a + b
+    other = total - a
+    return total, (a - (total - other)) + (b - other)
+
+
+def two_prod(a: Array, b: Array) -> tuple[Array, Array]:
+    """a b within 1.5 ULP, and what it lacks, exactly unless that underflows (Dekker). Every
+    product formed here is exact, so that none changes where XLA fuses it with a sum.
+    """
+    info = jnp.finfo(a.dtype)
+    half = (info.nmant - 1) // 2  # parts of 12 bits, and of 26
+    a_high, b_high = (jax.lax.reduce_precision(x, info.nexp, half) for x in (a, b))
+    a_low, b_low = a - a_high, b - b_high
+    product, error = two_sum(a_high * b_high, a_high * b_low + a_low * b_high)
+    return product, error + a_low * b_low
+
+
+def sum_last(high: Array, low: Array) -> tuple[Array, Array]:
+    """The sum along the last axis, kept, of numbers in two parts: a tree of exact sums."""
+    while (size := high.shape[-1]) > 1:
+        pad = [(0, 0)] * (high.ndim - 1) + [(0, size % 2)]
+        high, low = jnp.pad(high, pad), jnp.pad(low, pad)
+        half = high.shape[-1] // 2
+        high, error = two_sum(high[..., :half], high[..., half:])
+        low = low[..., :half] + low[..., half:] + error
+    return two_sum(high, low)
+
+
+def power_of_2_near(x: Array) -> Array:
+    """The power of two next to x, within the range where its reciprocal is normal."""
+    info = jnp.finfo(x.dtype)
+    power = jax.lax.reduce_precision(x, info.nexp, 0)
+    # Of all zeros it would be 0, and 0 / 0 nan: any unit serves them. Beyond the upper end
+    # its reciprocal would be flushed to 0.
+    return jnp.clip(power, float(info.tiny), 2.0 ** (info.maxexp - 2))
