@@ -13,35 +13,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from kl_jax import contracts, values
-from kl_jax._arithmetic import tangent, two_sum, with_own_rule
-from kl_jax._exponentials import (
-    exp_of_sum,
-    log1p,
-    log_mixture,
-    one_minus_exp,
-    phi,
-    scaled_phi,
-    scaled_phi_difference,
-)
-from kl_jax.blocks import (
-    Block,
-    deltas,
-    finite,
-    masses,
-    merge,
-    of_outcomes,
-    of_shards,
-    shifted,
-)
+from kl_jax._blocks import Ratios, log_mass, over_outcomes, ratios, summary
+from kl_jax._exponentials import log1p, log_mixture, phi, scaled_phi, scaled_phi_difference
+from kl_jax._passes import Block
 from kl_jax.contracts import AxisName
 from kl_jax.elementwise import rel_entr
 
@@ -500,11 +482,6 @@ def _times_square(x: Array, t: float | Array) -> Array:
     return x * factor * factor  # t^2 itself may overflow
 
 
-# --- the engine -----------------------------------------------------------------
-
-Tangent = Array | SymbolicZero
-
-
 def _divergence(
     function: str,
     of_rows: Callable[..., Array],
@@ -548,163 +525,18 @@ def _along(
     return of_rows(*parameters, axis_name, a, b)
 
 
-class Ratios(NamedTuple):
-    """What the divergences are made of, at every outcome. 0 where p has no outcome."""
-
-    p: Array
-    q: Array
-    excess: Array  # q - p
-    r: Array  # log(q / p)
-    d: Array  # delta - E_p[delta] = r + KL; 0 where KL = inf
-    log_p: Array
-    log_q: Array
-
-
-@with_own_rule
-def ratios(block: Block, logits_p: Array, logits_q: Array) -> Ratios:
-    """From the summary of the whole row, of which these outcomes may be a part."""
-    block = Block(*(jnp.expand_dims(x, -1) for x in block))
-    dtype = block.kl.dtype
-    a, b = finite(logits_p, dtype), finite(logits_q, dtype)
-    empty, none = block.mass_p == 0, block.mass_q == 0
-    # Measured from this origin q has p's mass, but for a rounding: then log(q / p) is the
-    # difference of two shifted logits, less the logarithm of that.
-    log_ratio = jnp.where(none, 0, block.log_ratio)
-    change, error = two_sum(block.reference, log_ratio)
-    origin, rounded = two_sum(block.anchor, change)
-    mass_q = masses(block.origin, origin) * block.mass_q
-    # Up to 1 the two numbers err less than the masses do.
-    small = jnp.abs(block.reference) + jnp.abs(log_ratio) < 1
-    offset = jnp.where(small, rounded + error, jnp.log(mass_q / block.mass_p))
-    offset = jnp.where(none, jnp.inf, offset)
-    # Nothing is left of what is divided by inf.
-    size_p = jnp.where(empty, jnp.inf, block.mass_p)
-    size_q = jnp.where(empty | none, jnp.inf, mass_q)
-    x, x_error = shifted(a, block.top)
-    z, z_error = shifted(b, origin)
-    p, q = exp_of_sum(x, x_error) * (1 / size_p), exp_of_sum(z, z_error) * (1 / size_q)
-    r = ((z - x) + (z_error - x_error)) - offset
-    # q (1 - e^-r) for r > 0, p (e^r - 1) else: neither cancels nor overflows.
-    up = r > 0
-    larger = exp_of_sum(jnp.where(up, z, x), jnp.where(up, z_error, x_error))
-    less = one_minus_exp(jnp.abs(r))
-    excess = larger * jnp.where(up, 1 / size_q, -1 / size_p) * less
-    d = deltas(a, b, block.top, block.anchor) - block.mean
-    d = jnp.where(p > jnp.where(block.kl == jnp.inf, jnp.inf, 0), d, 0)
-    # Half the range below the largest logit there is no mass.
-    half = float(jnp.finfo(dtype).max) / 2
-    r = jnp.where(jnp.abs(r) >= half, jnp.sign(r) * jnp.inf, r)
-    absent = empty | ((a == -jnp.inf) & (b == -jnp.inf))
-    r = jnp.where(absent, 0, r)
-    log_p, log_q = x - jnp.log(size_p), z - jnp.log(size_q)
-    log_p, log_q = (jnp.where(y <= -half, -jnp.inf, y) for y in (log_p, log_q))
-    return Ratios(p, q, excess, r, d, log_p, log_q)
-
-
-def _instantiated(x: Array, t: Tangent) -> Array:
-    return jnp.zeros_like(x) if isinstance(t, SymbolicZero) else t
-
-
-def _ratios_jvp(primals, tangents):
-    block, a, b = primals
-    dblock, da, db = tangents
-    dblock = Block(*map(_instantiated, block, dblock))
-    x = ratios(block, a, b)
-
-    def change(t, shift, mass, dmass):
-        """Of the logit, relative to the mode's, and of the logarithm of its probability."""
-        if isinstance(t, SymbolicZero):  # and with it the change of the mass
-            return jnp.zeros_like(x.p), jnp.zeros_like(x.p)
-        t = t.astype(x.p.dtype) - shift[..., None]
-        return t, t - (dmass / jnp.where(mass == 0, 1, mass))[..., None]
-
-    da, dlog_p = change(da, dblock.top, block.mass_p, dblock.mass_p)
-    db, dlog_q = change(db, dblock.anchor, block.mass_q, dblock.mass_q)
-    dp, dq = x.p * dlog_p, x.q * dlog_q
-    dd = (db - da) - dblock.mean[..., None]
-    return x, Ratios(dp, dq, dq - dp, dlog_q - dlog_p, dd, dlog_p, dlog_q)
-
-
-ratios.defjvp(_ratios_jvp, symbolic_zeros=True)
-
-
-def over_outcomes(axis_name: AxisName, x: Array) -> Array:
-    """Sum over the last axis, and over the devices that share it."""
-    total = jnp.sum(x, -1)
-    return total if axis_name is None else lax.psum(total, axis_name)
-
-
-def change_of_kl(x: Ratios, da: Tangent, db: Tangent) -> Array:
-    """Term by term: dKL/da = -p d, dKL/db = q - p."""
-    return tangent(x.p, (-x.p * x.d, da), (x.excess, db))
-
-
-def change_of_masses(x: Ratios, da: Tangent, db: Tangent) -> tuple[Array, Array, Array]:
-    """Term by term, of log(mass_p), log(mass_q) and the mean."""
-    mean = tangent(x.p, (x.p * (x.d - 1), da), (x.p, db))
-    return tangent(x.p, (x.p, da)), tangent(x.p, (x.q, db)), mean
-
-
-def changed(
-    block: Block, kl: Array, log_mass_p: Array, log_mass_q: Array, mean: Array
-) -> Block:
-    """The tangent of the summary."""
-    zeros = Block(*(jnp.zeros_like(x) for x in block))
-    mass_p, mass_q = block.mass_p * log_mass_p, block.mass_q * log_mass_q
-    return zeros._replace(kl=kl, mass_p=mass_p, mass_q=mass_q, mean=mean)
-
-
-@functools.partial(with_own_rule, static=(0,))
-def _block(axis_name: AxisName, logits_p: Array, logits_q: Array) -> Block:
-    """The summary of each row. Of its numbers those are differentiable that `ratios`
-    differentiates; all are relative to the mode, which counts as fixed.
-    """
-    block = of_outcomes(logits_p, logits_q)
-    return block if axis_name is None else merge(of_shards(block, axis_name))
-
-
-def _block_jvp(axis_name, primals, tangents):
-    a, b = primals
-    block = _block(axis_name, a, b)
-    over = functools.partial(over_outcomes, axis_name)
-
-    # Reverse mode keeps the logits and the block, and computes the slopes when it needs
-    # them.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def change(block: Block, a: Array, b: Array) -> Block:
-        x = ratios(block, a, b)
-        kl = over(change_of_kl(x, *tangents))
-        # Relative to the change at the mode: where p is nearly one outcome, the mean of
-        # the change is nearly that.
-        mode = (finite(a, x.p.dtype) == block.top[..., None]).astype(x.p.dtype)
-        count = jnp.where(block.mass_p == 0, 1, over(mode))
-        top, anchor = (over(tangent(mode, (mode, t))) / count for t in tangents)
-        da, db = (
-            t if isinstance(t, SymbolicZero) else t.astype(x.p.dtype) - shift[..., None]
-            for t, shift in zip(tangents, (top, anchor), strict=True)
-        )
-        masses = (over(y) for y in change_of_masses(x, da, db))
-        return changed(block, kl, *masses)._replace(top=top, anchor=anchor)
-
-    # The barrier keeps XLA from storing what value and slopes compute alike.
-    return block, change(lax.optimization_barrier(block), a, b)
-
-
-_block.defjvp(_block_jvp, symbolic_zeros=True)
-
-
 def _kl(axis_name: AxisName, a: Array, b: Array) -> Array:
-    return _block(axis_name, a, b).kl
+    return summary(axis_name, a, b).kl
 
 
 def _reverse_kl(axis_name: AxisName, a: Array, b: Array) -> Array:
-    return _block(axis_name, b, a).kl
+    return summary(axis_name, b, a).kl
 
 
 def _sum_of(generator: Callable[..., Array]) -> Callable[..., Array]:
     """`generator(*parameters, ratios, axis_name)`, a sum over the outcomes, as a function
     `of_rows(*parameters, axis_name, a, b)`. It is differentiated as it stands: by the rules
-    of `_block`, `ratios` and the elementwise functions in it.
+    of `summary`, `ratios` and the elementwise functions in it.
     """
 
     @functools.wraps(generator)
@@ -716,21 +548,9 @@ def _sum_of(generator: Callable[..., Array]) -> Callable[..., Array]:
             value = generator(*parameters, ratios(block, a, b), axis_name)
             return jnp.where(block.mass_p == 0, 0, value)
 
-        return total(lax.optimization_barrier(_block(axis_name, a, b)), a, b)
+        return total(lax.optimization_barrier(summary(axis_name, a, b)), a, b)
 
     return of_rows
-
-
-def log_mass(axis_name: AxisName, logits: Array) -> Array:
-    """log of the sum of e^x over the outcomes; -inf with slopes 0 for no mass, where those
-    of `logsumexp` are nan.
-    """
-    top = lax.stop_gradient(jnp.max(logits, -1))
-    top = top if axis_name is None else lax.pmax(top, axis_name)
-    top = jnp.where(jnp.isfinite(top), top, 0)
-    mass = over_outcomes(axis_name, jnp.exp(logits - top[..., None]))
-    none = mass == 0
-    return jnp.where(none, -jnp.inf, top + jnp.log(jnp.where(none, 1, mass)))
 
 
 # --- generators -----------------------------------------------------------------

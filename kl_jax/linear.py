@@ -20,15 +20,18 @@ from jax.typing import ArrayLike
 
 from kl_jax import contracts, values
 from kl_jax._arithmetic import with_own_rule
-from kl_jax.blocks import Block, by_rows, finalize, merge, of_outcomes, of_shards
-from kl_jax.contracts import AxisName
-from kl_jax.divergences import (
+from kl_jax._blocks import (
+    by_rows,
     change_of_kl,
     change_of_masses,
     changed,
+    merge,
+    of_shards,
     over_outcomes,
     ratios,
 )
+from kl_jax._passes import Block, of_outcomes
+from kl_jax.contracts import AxisName
 
 __all__ = ["linear_kl_divergence"]
 
@@ -95,7 +98,7 @@ def linear_kl_divergence(
     >>> [round(x, 4) for x in kl.tolist()]
     [0.1118, 0.0]
 
-    Source: the chain rule of relative entropy, as in `kl_jax.blocks`; Hsu et al.,
+    Source: the chain rule of relative entropy, as in `kl_jax._blocks`; Hsu et al.,
     "Liger Kernel" (2024), and Wijmans et al., "Cut your losses in large-vocabulary language
     models" (2024), for heads that do not hold the logits.
     """
@@ -171,7 +174,7 @@ def _of_heads(static: _Static, *sides: _Side) -> Array:
 
     def value(p: _Side, q: _Side) -> Array:
         p, q = (_by_row(x) for x in (p, q))
-        kl = finalize(_summary(static, p, q)).reshape(rows)
+        kl = _summary(static, p, q).kl.reshape(rows)
         t = p.temperature.astype(kl.dtype)
         return kl * t * t
 

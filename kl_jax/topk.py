@@ -14,9 +14,9 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import contracts, values
-from kl_jax.blocks import by_rows
+from kl_jax._blocks import by_rows, log_mass
 from kl_jax.contracts import AxisName
-from kl_jax.divergences import kl_divergence, log_mass
+from kl_jax.divergences import kl_divergence
 from kl_jax.elementwise import rel_entr_of_logs
 
 __all__ = ["topk_kl_divergence"]

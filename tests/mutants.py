@@ -129,7 +129,7 @@ scaled_phi(inf) is 0 * inf.
 +1 - decay * (1 + x)
 test_exponentials.py::test_scalar_functions_at_the_edges[float32]
 
-[blocks.py]
+[_passes.py]
 
 deltas_error
 The rounding error of b - a is not put back.
@@ -195,7 +195,27 @@ last_tile
 Rows of the last tile that overlap the one before are taken for new ones.
 -tiles[:, -1, size - left :]
 +tiles[:, -1, :left]
-test_blocks.py::test_tiles_of_rows[7-64]
+test_passes.py::test_tiles_of_rows[7-64]
+
+spread_over_devices
+Under plain jit on a mesh rows are read one by one.
+-return any(size > 1 and kind != AxisType.Manual for size, kind in kinds)
++return any(size > 1 and kind == AxisType.Explicit for size, kind in kinds)
+test_sharding.py::test_rows_are_not_cut_into_tiles_on_a_mesh
+
+powers_without_their_error
+Masses lose the rounding error of the shift.
+-return exp_of_sum(*shifted(logits, origin))
++return exp_of_sum(logits - origin, 0)
+test_divergences.py::test_error_in_ulp_of_a_peaked_p
+
+bottom_of_the_range
+The shift of -inf has the error nan.
+-two_sum(at_least(_bottom(origin), logits), -origin)
++two_sum(logits, -origin)
+test_divergences.py::test_boundary[float32-p = 0 < q]
+
+[_blocks.py]
 
 merged_mean
 The means inside blocks are lost where they merge.
@@ -215,23 +235,82 @@ A block without outcomes counts with the logit 0.
 +top=inner.top
 test_blocks.py::test_all_logits_of_a_few[moderate]
 
-spread_over_devices
-Under plain jit on a mesh rows are read one by one.
--return any(size > 1 and kind != AxisType.Manual for size, kind in kinds)
-+return any(size > 1 and kind == AxisType.Explicit for size, kind in kinds)
-test_sharding.py::test_rows_are_not_cut_into_tiles_on_a_mesh
+checkpoint_of_the_derivative
+Reverse mode keeps the slopes.
+-    @functools.partial(jax.checkpoint, prevent_cse=False)
+-    def change(block: Block, a: Array, b: Array) -> Block:
++    def change(block: Block, a: Array, b: Array) -> Block:
+test_divergences.py::test_what_reverse_mode_keeps[kl]
 
-powers_without_their_error
-Masses lose the rounding error of the shift.
--return exp_of_sum(*shifted(logits, origin))
-+return exp_of_sum(logits - origin, 0)
-test_divergences.py::test_error_in_ulp_of_a_peaked_p
+slopes_over_devices
+Sums over outcomes are means over devices.
+-total = jnp.sum(x, -1)
+-    return total if axis_name is None else lax.psum(total, axis_name)
++total = jnp.sum(x, -1)
++    return total if axis_name is None else lax.pmean(total, axis_name)
+test_sharding.py::test_values_of_all
 
-bottom_of_the_range
-The shift of -inf has the error nan.
--two_sum(at_least(_bottom(origin), logits), -origin)
-+two_sum(logits, -origin)
-test_divergences.py::test_boundary[float32-p = 0 < q]
+shared_largest_logit
+Masses are measured from the least of the devices' largest logits.
+-top = top if axis_name is None else lax.pmax(top, axis_name)
++top = top if axis_name is None else lax.pmin(top, axis_name)
+test_sharding.py::test_rows_and_vocabulary_at_once
+
+mass_of_nothing
+The slope of the logarithm of no mass is nan.
+-return jnp.where(none, -jnp.inf, top + jnp.log(jnp.where(none, 1, mass)))
++return top + jnp.log(mass)
+test_topk.py::test_a_masked_vocabulary_has_finite_gradients
+
+errors_of_log_ratios
+log(q / p) loses the rounding errors of two shifts.
+-r = ((z - x) + (z_error - x_error)) - offset
++r = (z - x) - offset
+test_divergences.py::test_error_and_gradients_of_the_others[jeffreys-float32]
+
+small_offset
+The offset of log(q / p) has the errors of the masses.
+-offset = jnp.where(small, rounded + error, jnp.log(mass_q / block.mass_p))
++offset = jnp.log(mass_q / block.mass_p)
+test_divergences.py::test_error_and_gradients_of_the_others[jeffreys-float32]
+
+slopes_where_kl_is_infinite
+The gradient in p is not 0 where KL is inf.
+-d = jnp.where(p > jnp.where(block.kl == jnp.inf, jnp.inf, 0), d, 0)
++d = jnp.where(p > 0, d, 0)
+test_divergences.py::test_boundary[float32-q = 0 < p]
+
+slopes_of_empty_rows
+Rows without outcomes have the gradient q.
+-size_q = jnp.where(empty | none, jnp.inf, mass_q)
++size_q = jnp.where(none, jnp.inf, mass_q)
+test_divergences.py::test_boundary[float32-p has no outcome]
+
+excess_branches
+q - p is a difference of two rounded probabilities.
+-excess = larger * jnp.where(up, 1 / size_q, -1 / size_p) * less
++excess = q - p
+test_divergences.py::test_first_derivatives[float32]
+
+mean_of_the_change
+The derivative of the centred difference is not centred.
+-dd = (db - da) - dblock.mean[..., None]
++dd = db - da
+test_divergences.py::test_second_derivatives_and_every_mode[float32]
+
+change_of_the_mean
+The mean forgets that its terms change.
+-mean = tangent(x.p, (x.p * (x.d - 1), da), (x.p, db))
++mean = tangent(x.p, (x.p * x.d, da), (x.p, db))
+test_divergences.py::test_second_derivatives_and_every_mode[float32]
+
+change_relative_to_the_mode
+Changes of masses are not measured from the mode's.
+-t if isinstance(t, SymbolicZero) else t.astype(x.p.dtype) - shift[..., None]
+-            for
++t if isinstance(t, SymbolicZero) else t.astype(x.p.dtype)
++            for
+test_divergences.py::test_fisher_vector_products[float32]
 
 [elementwise.py]
 
@@ -451,13 +530,6 @@ test_values.py::test_every_argument[topk_kl_divergence10]
 
 [divergences.py]
 
-checkpoint_of_the_derivative
-Reverse mode keeps the slopes.
--    @functools.partial(jax.checkpoint, prevent_cse=False)
--    def change(block: Block, a: Array, b: Array) -> Block:
-+    def change(block: Block, a: Array, b: Array) -> Block:
-test_divergences.py::test_what_reverse_mode_keeps[kl]
-
 checkpoint_of_the_total
 Reverse mode of the other divergences keeps all terms.
 -        @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -467,8 +539,8 @@ test_divergences.py::test_what_reverse_mode_keeps[jeffreys]
 
 reverse_kl
 The reverse KL is the KL.
--return _block(axis_name, b, a).kl
-+return _block(axis_name, a, b).kl
+-return summary(axis_name, b, a).kl
++return summary(axis_name, a, b).kl
 test_divergences.py::test_limits_of_the_parameters
 
 jeffreys_sign
@@ -538,76 +610,6 @@ The parts of devices are not added.
 +total = jnp.sum(rel_entr(p, q), axes)
 +    return total if axis_name is None else lax.pmax(total, axis_name)
 test_sharding.py::test_from_probabilities
-
-slopes_over_devices
-Sums over outcomes are means over devices.
--total = jnp.sum(x, -1)
--    return total if axis_name is None else lax.psum(total, axis_name)
-+total = jnp.sum(x, -1)
-+    return total if axis_name is None else lax.pmean(total, axis_name)
-test_sharding.py::test_values_of_all
-
-shared_largest_logit
-Masses are measured from the least of the devices' largest logits.
--top = top if axis_name is None else lax.pmax(top, axis_name)
-+top = top if axis_name is None else lax.pmin(top, axis_name)
-test_sharding.py::test_rows_and_vocabulary_at_once
-
-mass_of_nothing
-The slope of the logarithm of no mass is nan.
--return jnp.where(none, -jnp.inf, top + jnp.log(jnp.where(none, 1, mass)))
-+return top + jnp.log(mass)
-test_topk.py::test_a_masked_vocabulary_has_finite_gradients
-
-errors_of_log_ratios
-log(q / p) loses the rounding errors of two shifts.
--r = ((z - x) + (z_error - x_error)) - offset
-+r = (z - x) - offset
-test_divergences.py::test_error_and_gradients_of_the_others[jeffreys-float32]
-
-small_offset
-The offset of log(q / p) has the errors of the masses.
--offset = jnp.where(small, rounded + error, jnp.log(mass_q / block.mass_p))
-+offset = jnp.log(mass_q / block.mass_p)
-test_divergences.py::test_error_and_gradients_of_the_others[jeffreys-float32]
-
-slopes_where_kl_is_infinite
-The gradient in p is not 0 where KL is inf.
--d = jnp.where(p > jnp.where(block.kl == jnp.inf, jnp.inf, 0), d, 0)
-+d = jnp.where(p > 0, d, 0)
-test_divergences.py::test_boundary[float32-q = 0 < p]
-
-slopes_of_empty_rows
-Rows without outcomes have the gradient q.
--size_q = jnp.where(empty | none, jnp.inf, mass_q)
-+size_q = jnp.where(none, jnp.inf, mass_q)
-test_divergences.py::test_boundary[float32-p has no outcome]
-
-excess_branches
-q - p is a difference of two rounded probabilities.
--excess = larger * jnp.where(up, 1 / size_q, -1 / size_p) * less
-+excess = q - p
-test_divergences.py::test_first_derivatives[float32]
-
-mean_of_the_change
-The derivative of the centred difference is not centred.
--dd = (db - da) - dblock.mean[..., None]
-+dd = db - da
-test_divergences.py::test_second_derivatives_and_every_mode[float32]
-
-change_of_the_mean
-The mean forgets that its terms change.
--mean = tangent(x.p, (x.p * (x.d - 1), da), (x.p, db))
-+mean = tangent(x.p, (x.p * x.d, da), (x.p, db))
-test_divergences.py::test_second_derivatives_and_every_mode[float32]
-
-change_relative_to_the_mode
-Changes of masses are not measured from the mode's.
--t if isinstance(t, SymbolicZero) else t.astype(x.p.dtype) - shift[..., None]
--            for
-+t if isinstance(t, SymbolicZero) else t.astype(x.p.dtype)
-+            for
-test_divergences.py::test_fisher_vector_products[float32]
 
 [reductions.py]
 

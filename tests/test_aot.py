@@ -15,13 +15,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from kl_jax import (
-    kl_divergence,
-    linear_kl_divergence,
-    mean,
-    parametric,
-    topk_kl_divergence,
-)
+from kl_jax import kl_divergence, linear_kl_divergence, mean, parametric, topk_kl_divergence
 
 MIB = 2**20
 

@@ -129,21 +129,23 @@ def test_parametric_names():
         assert "\n>>> " in inspect.getdoc(function)
 
 
-# _arithmetic <- _exponentials <- blocks <- divergences <- topk and linear, contracts <-
-# values <- all that is public; nothing imports torch_compat but the package itself.
+# _arithmetic <- _exponentials <- _passes <- _blocks <- divergences, topk and linear;
+# contracts <- values <- all that is public; nothing imports torch_compat but the package.
 MAY_IMPORT = {
     "_arithmetic": set(),
     "_exponentials": {"_arithmetic"},
+    "_passes": {"_arithmetic", "_exponentials"},
+    "_blocks": {"_arithmetic", "_exponentials", "_passes", "contracts"},
     "contracts": set(),
     "values": {"contracts"},
     "elementwise": {"_arithmetic", "_exponentials", "contracts", "values"},
-    "blocks": {"_arithmetic", "_exponentials", "contracts"},
     "divergences": {
-        *("_arithmetic", "_exponentials", "blocks", "contracts", "elementwise", "values"),
+        *("_arithmetic", "_blocks", "_exponentials", "_passes", "contracts", "elementwise"),
+        "values",
     },
     "reductions": {"contracts", "values"},
-    "topk": {"blocks", "contracts", "divergences", "elementwise", "values"},
-    "linear": {"_arithmetic", "blocks", "contracts", "divergences", "values"},
+    "topk": {"_blocks", "contracts", "divergences", "elementwise", "values"},
+    "linear": {"_arithmetic", "_blocks", "_passes", "contracts", "values"},
     "estimators": {"_arithmetic", "_exponentials", "contracts", "elementwise", "values"},
     "parametric": {
         *("_arithmetic", "_exponentials", "contracts", "elementwise", "parametric"),

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from programs import compiled, quick, quickly
 
 from kl_jax import (
-    blocks,
+    _passes,
     jeffreys_divergence,
     jensen_shannon_divergence,
     kl_divergence,
@@ -303,7 +303,7 @@ def test_rows_are_not_cut_into_tiles_on_a_mesh(monkeypatch):
     """A loop over tiles would gather the rows of other devices. No other test has this
     shape: its trace would be found again.
     """
-    monkeypatch.setattr(blocks, "_TILE", 64)
+    monkeypatch.setattr(_passes, "_TILE", 64)
     spread = NamedSharding(mesh(2, 4), P("rows", "vocab"))
     x = jax.ShapeDtypeStruct((16, 136), jnp.float32, sharding=spread)
     with jax.set_mesh(spread.mesh):

@@ -1,12 +1,7 @@
-r"""The summary of a block of outcomes from which KL(p || q) is put together.
+"""The sums over the outcomes of a block, as each platform computes them best.
 
-By the chain rule of relative entropy, the KL of a union of blocks is the KL of their
-masses plus the mass-weighted KLs inside them. So a block is described by a few numbers
-a row, two blocks merge into one, and no term of the merge is negative: nothing cancels.
-A single outcome is the smallest block, and summarising outcomes is merging those.
-
-With the logits a of p and b of q, a block remembers its mode (the outcome of largest a)
-and measures everything from there: with delta = (b - b_mode) - (a - a_mode),
+Logits in, one `Block` a row out. With the logits a of p and b of q, everything is measured
+from the mode, the outcome of largest a: with delta = (b - b_mode) - (a - a_mode),
 
     mean  = E_p[delta],
     ratio = E_p[e^delta] = (q's mass / p's mass) / e^(b_mode - a_mode),
@@ -16,8 +11,8 @@ with phi(x) = e^x - 1 - x >= 0. At the mode delta is exactly 0, so that a p that
 one outcome keeps its digits; elsewhere it is a difference of differences, taken with its
 rounding error, because near-equal logits differ in their last digits only.
 
-These functions are arithmetic for the rules in `divergences`: they are not meant to be
-differentiated themselves.
+These functions are arithmetic for the rules in `_blocks`: they are not meant to be
+differentiated themselves. A kernel would replace this file.
 """
 
 from __future__ import annotations
@@ -29,13 +24,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType
 
 from kl_jax._arithmetic import at_least, two_sum
 from kl_jax._exponentials import exp_of_sum, exp_series, in_series, log1p
-from kl_jax.contracts import AxisName
-
-__all__ = ["Block", "by_rows", "finalize", "merge", "of_outcomes", "of_shards"]
 
 
 class Block(NamedTuple):
@@ -61,7 +53,7 @@ def of_outcomes(logits_p: Array, logits_q: Array) -> Block:
     if _is_spread(logits_p) or _is_spread(logits_q):
         # XLA shares out whole sums; a loop over rows, or one outcome by its index, would
         # need the logits of other devices.
-        return _of_whole(logits_p, logits_q, _mode_by_mask)
+        return _of_whole(logits_p, logits_q, mode_by_mask)
     return _of_rows(logits_p, logits_q)
 
 
@@ -70,17 +62,6 @@ def _is_spread(x: Array) -> bool:
     mesh = jax.typeof(x).sharding.mesh
     kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
     return any(size > 1 and kind != AxisType.Manual for size, kind in kinds)
-
-
-def by_rows(fun: Callable[..., Array], rows: Array) -> Callable[..., Any]:
-    """`fun`, whose result has the shape of `rows` without the last axis. Indexing a sharded
-    axis is refused where shardings are part of the types: there XLA finds those inside.
-    """
-    sharding = jax.typeof(rows).sharding
-    if AxisType.Explicit not in sharding.mesh.axis_types:
-        return fun
-    out = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:-1]))
-    return jax.sharding.auto_axes(fun, out_sharding=out)
 
 
 @jax.custom_batching.custom_vmap
@@ -98,52 +79,6 @@ def _more_rows(size, batched, *logits):
     found = _of_rows(a, b)
     return found, jax.tree.map(lambda _: True, found)
 
-
-def merge(blocks: Block, axis: int = 0) -> Block:
-    """The summary of the union of the blocks stacked along `axis`."""
-    inner = Block(*(jnp.moveaxis(x, axis, -1) for x in blocks))
-    empty_p, empty_q = inner.mass_p == 0, inner.mass_q == 0
-    inner = inner._replace(
-        top=jnp.where(empty_p, -jnp.inf, inner.top),
-        origin=jnp.where(empty_q, -jnp.inf, inner.origin),
-    )
-    mode = _mode_by_mask(inner.top, inner.anchor)
-    block = _finish(_passes(inner.top, inner.anchor, mode, _sums, inner))
-    # A delta of the whole is one inside a block and one between the modes.
-    top, anchor, size = (
-        jnp.expand_dims(x, -1) for x in (block.top, block.anchor, block.mass_p)
-    )
-    a = finite(inner.top, top.dtype)
-    weight = masses(a, top) * inner.mass_p
-    share = jnp.where(weight == 0, 0, weight / size)
-    between = deltas(a, finite(inner.anchor, top.dtype), top, anchor)
-    mean = jnp.sum(jnp.where(share == 0, 0, share * (between + inner.mean)), -1)
-    kl = block.kl + jnp.sum(jnp.where(share == 0, 0, share * inner.kl), -1)
-    # Also where the share underflows. nan is not hidden by inf.
-    beside = top == float(jnp.finfo(top.dtype).max)
-    infinite = jnp.any((inner.kl == jnp.inf) & ~empty_p & ((a == top) | ~beside), -1)
-    unknown = jnp.any(jnp.isnan(inner.kl), -1) | jnp.isnan(block.kl)
-    kl = jnp.where(unknown, jnp.nan, jnp.where(infinite, jnp.inf, kl))
-    return block._replace(mean=jnp.where(kl == jnp.inf, 0, mean), kl=kl)
-
-
-def of_shards(block: Block, axis_name: AxisName) -> Block:
-    """The summaries of all devices along `axis_name`, stacked. Each puts its own in a place
-    of its own of a sum: unlike an all-gather's, the type of a sum says that it is the same
-    on all.
-    """
-    mine = jnp.stack(block)
-    place = jnp.arange(lax.axis_size(axis_name)) == lax.axis_index(axis_name)
-    place = place.reshape(-1, *(1 for _ in mine.shape))
-    return Block(*jnp.moveaxis(lax.psum(jnp.where(place, mine, 0), axis_name), 1, 0))
-
-
-def finalize(block: Block) -> Array:
-    """KL(p || q) of the whole, 0 where p has no outcome."""
-    return block.kl
-
-
-# --- what both of them do -------------------------------------------------------
 
 # Of two arrays, along the last axis: two sums, or p's largest logit and q's beside it.
 Sums = Callable[[Array, Array], tuple[Array, Array]]
@@ -206,7 +141,7 @@ class _Passes(NamedTuple):
     residual: Array  # sum of w d: 0 but for the rounding of the mean
 
 
-def _passes(
+def passes(
     logits_p: Array,
     logits_q: Array,
     mode: tuple[Array, Array],
@@ -291,7 +226,7 @@ def _passes(
     return _Passes(*(jnp.squeeze(x, -1) for x in rows))
 
 
-def _finish(x: _Passes) -> Block:
+def finish(x: _Passes) -> Block:
     infinite = (x.mean == jnp.inf) & ~jnp.isnan(x.total)  # nan is not hidden by inf
     mean = jnp.where(x.mean == jnp.inf, 0, x.mean)
     origin, remainder = two_sum(x.anchor, x.reference)
@@ -313,7 +248,7 @@ def _finish(x: _Passes) -> Block:
 # --- the same sums, as each platform computes them best ------------------------------
 
 
-def _mode_by_mask(a: Array, b: Array) -> tuple[Array, Array]:
+def mode_by_mask(a: Array, b: Array) -> tuple[Array, Array]:
     """The largest logit of p, and q's at that outcome."""
     top = _max(a)
     return top, _max(jnp.where(a == top, b, -jnp.inf))
@@ -329,14 +264,14 @@ def _mode_by_chunk(a: Array, b: Array) -> tuple[Array, Array]:
     """Looks for the mode in the one chunk that holds it: 10 % of the whole on CPUs."""
     size = math.gcd(a.shape[-1], 512)
     if size < 64:
-        return _mode_by_mask(a, b)
+        return mode_by_mask(a, b)
     x, y = (z.reshape(*z.shape[:-1], -1, size) for z in (a, b))
     index = jnp.argmax(jnp.max(x, -1), -1)[..., None, None]
     x, y = (jnp.take_along_axis(z, index, -2)[..., 0, :] for z in (x, y))
-    return _mode_by_mask(x, y)
+    return mode_by_mask(x, y)
 
 
-def _sums(x: Array, y: Array) -> tuple[Array, Array]:
+def sums(x: Array, y: Array) -> tuple[Array, Array]:
     return jnp.sum(x, -1, keepdims=True), jnp.sum(y, -1, keepdims=True)
 
 
@@ -350,14 +285,14 @@ def _sums_in_pairs(x: Array, y: Array) -> tuple[Array, Array]:
 
 def _sums_by_platform(x: Array, y: Array) -> tuple[Array, Array]:
     return lax.platform_dependent(
-        x, y, cuda=_sums_in_pairs, rocm=_sums_in_pairs, default=_sums
+        x, y, cuda=_sums_in_pairs, rocm=_sums_in_pairs, default=sums
     )
 
 
 def _of_whole(
     a: Array, b: Array, mode: Mode = _mode_by_index, sums: Sums = _sums_by_platform
 ) -> Block:
-    return _finish(_passes(a, b, mode(a, b), sums))
+    return finish(passes(a, b, mode(a, b), sums))
 
 
 # Outcomes in a tile: 1 MiB of float32, so that the few arrays of a tile stay in a core's
@@ -371,23 +306,23 @@ def _in_tiles(a: Array, b: Array) -> Block:
     def stored(x: Array, y: Array) -> tuple[Array, Array]:
         # A reduction on its own is fast here; with its terms fused into it, three times
         # slower than the two apart.
-        return _sums(lax.optimization_barrier(x), y)
+        return sums(lax.optimization_barrier(x), y)
 
     def tile(cut: Callable[[Array], Array]) -> Array:
-        def passes(moderate: bool) -> Array:
-            x = _passes(cut(a), cut(b), mode, stored, keep=True, moderate=moderate)
+        def summed(moderate: bool) -> Array:
+            x = passes(cut(a), cut(b), mode, stored, keep=True, moderate=moderate)
             # One array: eight would be eight kernels to compile, for each copy of them.
             return jnp.stack([y.astype(x.total.dtype) for y in x])
 
         mode = _mode_by_chunk(cut(a), cut(b))
         # What infinities cost, a fifth of the time, is paid where there are any.
-        found = passes(moderate=True)
+        found = summed(moderate=True)
         done = jnp.all(jnp.isfinite(found))
-        return lax.cond(done, lambda: found, lambda: passes(moderate=False))
+        return lax.cond(done, lambda: found, lambda: summed(moderate=False))
 
     def block(fields: Array) -> Block:
         x = _Passes(*fields.reshape(len(fields), *shape))
-        return _finish(x._replace(large=x.large > 0))
+        return finish(x._replace(large=x.large > 0))
 
     *shape, outcomes = a.shape
     rows = math.prod(shape)

@@ -1,0 +1,87 @@
+"""The sums of a block, as every platform computes them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from block_cases import BOUND, OUTCOMES, assert_invariants, batch, worst
+from programs import compiled, quick
+
+from kl_jax import _passes
+from kl_jax._passes import of_outcomes
+
+INF = np.inf
+
+whole = compiled(of_outcomes)
+
+
+def test_the_whole(dtype):
+    a, b, true = batch(dtype)
+    block = whole(a, b)
+    assert worst(block.kl, true) <= BOUND
+    assert_invariants(block, dtype)
+
+
+@pytest.mark.parametrize("sides", [([0, -INF], [-3e38, -INF]), ([-3e38, -INF], [0, 0])])
+def test_one_outcome_near_the_smallest_float(sides):
+    a, b = (np.float32(x) for x in sides)
+    assert oracles.ulps(whole(a, b).kl, oracles.kl(a, b), "float32") <= 2
+
+
+def test_half_precision_is_summed_in_float32():
+    a, b, _ = batch("float32")
+    a, b = (x.astype(jnp.bfloat16) for x in (a, b))
+    found = whole(a, b)
+    assert all(x.dtype == jnp.float32 for x in found)
+    wide = whole(a.astype("float32"), b.astype("float32"))
+    # One program or two contract different products: worst seen 2 ULP.
+    np.testing.assert_array_max_ulp(found.kl, wide.kl, 8)
+    for other in ("float32", "float16"):
+        mixed = jax.eval_shape(of_outcomes, a, b.astype(other))
+        assert all(x.dtype == jnp.float32 for x in mixed)
+
+
+# This machine's own way is that of `whole`.
+VARIANTS = {
+    "gpu": functools.partial(_passes._of_whole, sums=_passes._sums_in_pairs),
+    "tpu": _passes._of_whole,
+    "mesh": functools.partial(_passes._of_whole, mode=_passes.mode_by_mask),
+}
+
+
+@pytest.mark.parametrize(
+    ("variant", "dtype"), [*((v, "float32") for v in VARIANTS), ("gpu", "float64")]
+)
+def test_platforms_agree(variant, dtype):
+    a, b, true = batch(dtype)
+    with jax.enable_x64(dtype == "float64"):
+        found = compiled(VARIANTS[variant])(a, b)
+    assert worst(found.kl, true) <= BOUND
+    assert_invariants(found, dtype)
+
+
+@pytest.mark.parametrize(
+    ("rows", "tile"), [(0, 64), (1, 64), (2, 64), (7, 64), (64, 5 * OUTCOMES)]
+)
+def test_tiles_of_rows(rows, tile, monkeypatch):
+    """Two rows a tile, or five; the last tile may overlap the one before."""
+    monkeypatch.setattr(_passes, "_TILE", tile)
+    a, b, true = (x[:rows] for x in batch("float32"))
+    found = quick(lambda a, b: _passes._in_tiles(a, b))(a, b)
+    assert all(x.shape == (rows,) for x in found)
+    if rows:
+        assert worst(found.kl, true) <= BOUND
+        assert_invariants(found, "float32")
+
+
+def test_tiles_of_a_batch_and_under_vmap(monkeypatch):
+    monkeypatch.setattr(_passes, "_TILE", 64)
+    a, b, true = (x[:30] for x in batch("float32"))
+    a, b = (x.reshape(2, 3, 5, OUTCOMES) for x in (a, b))
+    for f in (_passes._in_tiles, jax.vmap(_passes._in_tiles)):
+        found = quick(lambda a, b, f=f: f(a, b))(a, b)
+        assert found.kl.shape == (2, 3, 5)
+        assert worst(found.kl.reshape(-1), true) <= BOUND
