@@ -3,31 +3,31 @@
 from importlib.metadata import version as _version
 
 from kl_jax import parametric as parametric
+from kl_jax._checks import checked as checked
+from kl_jax.counts import kl_from_counts as kl_from_counts
+from kl_jax.densities import kl_from_densities as kl_from_densities
 from kl_jax.divergences import jeffreys_divergence as jeffreys_divergence
 from kl_jax.divergences import jensen_shannon_divergence as jensen_shannon_divergence
 from kl_jax.divergences import kl_divergence as kl_divergence
 from kl_jax.divergences import kl_divergence_from_probs as kl_divergence_from_probs
 from kl_jax.divergences import renyi_divergence as renyi_divergence
-from kl_jax.divergences import reverse as reverse
 from kl_jax.divergences import reverse_kl_divergence as reverse_kl_divergence
 from kl_jax.divergences import skew_kl_divergence as skew_kl_divergence
-from kl_jax.divergences import tempered as tempered
 from kl_jax.elementwise import generalized_kl as generalized_kl
 from kl_jax.elementwise import rel_entr as rel_entr
 from kl_jax.estimators import kl_estimate as kl_estimate
-from kl_jax.estimators import kl_from_counts as kl_from_counts
-from kl_jax.estimators import kl_from_densities as kl_from_densities
 from kl_jax.estimators import kl_from_samples as kl_from_samples
 from kl_jax.linear import linear_kl_divergence as linear_kl_divergence
-from kl_jax.reductions import Weighted as Weighted
-from kl_jax.reductions import batchmean as batchmean
-from kl_jax.reductions import masked as masked
-from kl_jax.reductions import mean as mean
-from kl_jax.reductions import sum as sum
-from kl_jax.reductions import weighted as weighted
 from kl_jax.topk import topk_kl_divergence as topk_kl_divergence
 from kl_jax.torch_compat import KLDivLoss as KLDivLoss
 from kl_jax.torch_compat import kl_div as kl_div
-from kl_jax.values import checked as checked
+from kl_jax.transforms import Weighted as Weighted
+from kl_jax.transforms import batchmean as batchmean
+from kl_jax.transforms import masked as masked
+from kl_jax.transforms import mean as mean
+from kl_jax.transforms import reverse as reverse
+from kl_jax.transforms import sum as sum
+from kl_jax.transforms import tempered as tempered
+from kl_jax.transforms import weighted as weighted
 
 __version__ = _version("kl_jax")

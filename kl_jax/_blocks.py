@@ -22,6 +22,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from kl_jax._arithmetic import tangent, two_sum, with_own_rule
+from kl_jax._contracts import AxisName
 from kl_jax._exponentials import exp_of_sum, one_minus_exp
 from kl_jax._passes import (
     Block,
@@ -35,7 +36,6 @@ from kl_jax._passes import (
     shifted,
     sums,
 )
-from kl_jax.contracts import AxisName
 
 
 def by_rows(fun: Callable[..., Array], rows: Array) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-r"""Divergences along an axis, from logits or from probabilities, and their transforms.
+r"""Divergences along an axis, from logits or from probabilities.
 
 For logits a (of p) and b (of q) everything follows from delta = b - a, centred by its
 mean under p: with d = delta - E_p[delta] and phi(x) = e^x - 1 - x >= 0,
@@ -20,11 +20,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from kl_jax import contracts, values
+from kl_jax import _checks, _contracts
 from kl_jax._blocks import Ratios, log_mass, over_outcomes, ratios, summary
+from kl_jax._contracts import AxisName
 from kl_jax._exponentials import log1p, log_mixture, phi, scaled_phi, scaled_phi_difference
 from kl_jax._passes import Block
-from kl_jax.contracts import AxisName
 from kl_jax.elementwise import rel_entr
 
 __all__ = [
@@ -33,10 +33,8 @@ __all__ = [
     "kl_divergence",
     "kl_divergence_from_probs",
     "renyi_divergence",
-    "reverse",
     "reverse_kl_divergence",
     "skew_kl_divergence",
-    "tempered",
 ]
 
 
@@ -223,7 +221,7 @@ def jensen_shannon_divergence(
     Source: Lin, "Divergence measures based on the Shannon entropy" (1991).
     """
     name = "jensen_shannon_divergence"
-    beta = contracts.fraction(name, "beta", beta)
+    beta = _contracts.fraction(name, "beta", beta)
     return _divergence(
         name, _jensen_shannon, logits_p, logits_q, axis, where, axis_name, beta
     )
@@ -276,7 +274,7 @@ def skew_kl_divergence(
     analysis" (2001); for distillation Ko et al., "DistiLLM" (2024).
     """
     name = "skew_kl_divergence"
-    skew = contracts.fraction(name, "skew", skew)
+    skew = _contracts.fraction(name, "skew", skew)
     if not skew:
         return _divergence(name, _kl, logits_p, logits_q, axis, where, axis_name)
     return _divergence(name, _skew, logits_p, logits_q, axis, where, axis_name, skew)
@@ -329,7 +327,7 @@ def renyi_divergence(
     "Renyi divergence and Kullback-Leibler divergence" (2014).
     """
     name = "renyi_divergence"
-    order = contracts.positive(name, "order", order)
+    order = _contracts.positive(name, "order", order)
     if order == 1:
         return _divergence(name, _kl, logits_p, logits_q, axis, where, axis_name)
     return _divergence(name, _renyi, logits_p, logits_q, axis, where, axis_name, order)
@@ -379,15 +377,15 @@ def kl_divergence_from_probs(
     Source: Kullback and Leibler (1951); `scipy.stats.entropy` without its normalisation.
     """
     name = "kl_divergence_from_probs"
-    x, y = contracts.floats(name, p=p, q=q)
-    contracts.equal_shapes(name, p=x, q=y)
-    axes = contracts.axes(name, axis, x.shape)
-    contracts.some_outcomes(name, x.shape, axes)
-    contracts.axis_name(name, axis_name)
-    exists = None if where is None else contracts.support(name, where, x.shape)
+    x, y = _contracts.floats(name, p=p, q=q)
+    _contracts.equal_shapes(name, p=x, q=y)
+    axes = _contracts.axes(name, axis, x.shape)
+    _contracts.some_outcomes(name, x.shape, axes)
+    _contracts.axis_name(name, axis_name)
+    exists = None if where is None else _contracts.support(name, where, x.shape)
     # As they were passed: their dtype says how far from 1 their sum may be.
-    values.probabilities(name, "p", p, axes, exists, axis_name)
-    values.probabilities(name, "q", q, axes, exists, axis_name)
+    _checks.probabilities(name, "p", p, axes, exists, axis_name)
+    _checks.probabilities(name, "q", q, axes, exists, axis_name)
     return _from_probs(axes, axis_name, x, y, exists)
 
 
@@ -401,87 +399,6 @@ def _from_probs(
     return total if axis_name is None else lax.psum(total, axis_name)
 
 
-# --- transforms of a divergence -------------------------------------------------
-
-
-def reverse(divergence: Callable[..., Any]) -> Callable[..., Any]:
-    """`divergence` with its first two arguments exchanged: KL(q || p) from KL(p || q).
-
-    Args:
-      divergence: A function of two logits or probabilities, p first.
-
-    Returns:
-      A function with the same arguments.
-
-    >>> import jax.numpy as jnp
-    >>> a, b = jnp.array([0.0, 1.0]), jnp.array([0.0, 3.0])
-    >>> (reverse(kl_divergence)(a, b) == kl_divergence(b, a)).item()
-    True
-    """
-    contracts.function("reverse", divergence)
-
-    @functools.wraps(divergence, updated=())
-    def transformed(p: Any, q: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return divergence(q, p, *args, **kwargs)
-
-    return transformed
-
-
-def tempered(
-    divergence: Callable[..., Any], temperature: float | Array
-) -> Callable[..., Any]:
-    r"""`divergence` of logits / T, times T^2: the distillation loss at temperature T.
-
-    The factor keeps the gradient in the logits, which falls as 1 / T^2, comparable
-    between temperatures.
-
-    Args:
-      divergence: A function of two logits that returns an array.
-      temperature: T, a number > 0 or a 0-d floating array (as from an optax schedule).
-
-    Returns:
-      A function with the same arguments; its result is in T^2 nats.
-
-    Raises:
-      ValueError: If the temperature is a number that is not finite and > 0, or an array
-        with axes.   TypeError: If it is neither a number nor a floating array, or if
-        `divergence` returns weighted values: write `masked(tempered(f, T))`.
-
-    >>> import jax.numpy as jnp
-    >>> a, b = jnp.array([0.0, 1.0]), jnp.array([0.0, 3.0])
-    >>> round(tempered(kl_divergence, 2.0)(a, b).item(), 4)
-    0.4195
-
-    Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network" (2015).
-    """
-    contracts.function("tempered", divergence)
-    t = contracts.temperature("tempered", temperature)
-
-    @functools.wraps(divergence, updated=())
-    def transformed(
-        logits_p: ArrayLike, logits_q: ArrayLike, /, *args: Any, **kwargs: Any
-    ) -> Array:
-        a, b = contracts.floating("tempered", logits_p=logits_p, logits_q=logits_q)
-        values.positive("tempered", "temperature", t)
-        value = divergence(*_divided(a, b, t), *args, **kwargs)
-        return _times_square(contracts.values("tempered", value), t)
-
-    return transformed
-
-
-@jax.jit
-def _divided(a: Array, b: Array, t: float | Array) -> tuple[Array, Array]:
-    a, b = contracts.floats("tempered", logits_p=a, logits_q=b)
-    divisor = jnp.asarray(t, a.dtype)
-    return a / divisor, b / divisor
-
-
-@jax.jit
-def _times_square(x: Array, t: float | Array) -> Array:
-    factor = jnp.asarray(t, x.dtype)
-    return x * factor * factor  # t^2 itself may overflow
-
-
 def _divergence(
     function: str,
     of_rows: Callable[..., Array],
@@ -493,14 +410,14 @@ def _divergence(
     *parameters: float,
 ) -> Array:
     """`of_rows(*parameters, axis_name, a, b)` of the logits, once they are checked."""
-    a, b = contracts.floating(function, logits_p=logits_p, logits_q=logits_q)
-    contracts.equal_shapes(function, logits_p=a, logits_q=b)
-    axes = contracts.axes(function, axis, a.shape)
-    contracts.some_outcomes(function, a.shape, axes)
-    contracts.axis_name(function, axis_name)
-    exists = None if where is None else contracts.support(function, where, a.shape)
-    values.logits(function, "logits_p", a, exists)
-    values.logits(function, "logits_q", b, exists)
+    a, b = _contracts.floating(function, logits_p=logits_p, logits_q=logits_q)
+    _contracts.equal_shapes(function, logits_p=a, logits_q=b)
+    axes = _contracts.axes(function, axis, a.shape)
+    _contracts.some_outcomes(function, a.shape, axes)
+    _contracts.axis_name(function, axis_name)
+    exists = None if where is None else _contracts.support(function, where, a.shape)
+    _checks.logits(function, "logits_p", a, exists)
+    _checks.logits(function, "logits_q", b, exists)
     return _along(of_rows, parameters, axes, axis_name, a, b, exists)
 
 

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax import contracts, values
+from kl_jax import _checks, _contracts
 from kl_jax._arithmetic import over, polynomial, reciprocal, tangent, two_sum, with_own_rule
 
 __all__ = ["generalized_kl", "rel_entr"]
@@ -164,10 +164,10 @@ def rel_entr(p: ArrayLike, q: ArrayLike) -> Array:
 
     Source: Kullback and Leibler (1951), `scipy.special.rel_entr`.
     """
-    p, q = contracts.floats("rel_entr", p=p, q=q)
-    contracts.equal_shapes("rel_entr", p=p, q=q)
-    values.non_negative("rel_entr", "p", p)
-    values.non_negative("rel_entr", "q", q)
+    p, q = _contracts.floats("rel_entr", p=p, q=q)
+    _contracts.equal_shapes("rel_entr", p=p, q=q)
+    _checks.non_negative("rel_entr", "p", p)
+    _checks.non_negative("rel_entr", "q", q)
     return _rel_entr(p, q)
 
 
@@ -220,10 +220,10 @@ def generalized_kl(p: ArrayLike, q: ArrayLike) -> Array:
 
     Source: Loader (2000), the deviance term; `scipy.special.kl_div`.
     """
-    p, q = contracts.floats("generalized_kl", p=p, q=q)
-    contracts.equal_shapes("generalized_kl", p=p, q=q)
-    values.non_negative("generalized_kl", "p", p)
-    values.non_negative("generalized_kl", "q", q)
+    p, q = _contracts.floats("generalized_kl", p=p, q=q)
+    _contracts.equal_shapes("generalized_kl", p=p, q=q)
+    _checks.non_negative("generalized_kl", "p", p)
+    _checks.non_negative("generalized_kl", "q", q)
     return generalized_kl_term(p, q)
 
 

@@ -1,30 +1,22 @@
-r"""KL from samples, from counts, and from densities alone."""
+"""KL from samples: with log-probabilities, or by distances to nearest neighbours."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from kl_jax import contracts, values
-from kl_jax._arithmetic import (
-    power_of_2_near,
-    sum_last,
-    tangent,
-    two_prod,
-    two_sum,
-    with_own_rule,
-)
-from kl_jax._exponentials import expm1, log1p, phi
-from kl_jax.elementwise import generalized_kl_term, log_ratio, rel_entr_of_logs
+from kl_jax import _checks, _contracts
+from kl_jax._arithmetic import power_of_2_near, tangent, with_own_rule
+from kl_jax._exponentials import expm1, phi
+from kl_jax.elementwise import log_ratio
 
-__all__ = ["kl_estimate", "kl_from_counts", "kl_from_densities", "kl_from_samples"]
+__all__ = ["kl_estimate", "kl_from_samples"]
 
 
 def kl_estimate(log_p: ArrayLike, log_q: ArrayLike, *, estimator: str = "k3") -> Array:
@@ -87,11 +79,11 @@ def kl_estimate(log_p: ArrayLike, log_q: ArrayLike, *, estimator: str = "k3") ->
     "On a few pitfalls in KL divergence gradient estimation for RL" (2025).
     """
     name = "kl_estimate"
-    log_p, log_q = contracts.floats(name, log_p=log_p, log_q=log_q)
-    contracts.equal_shapes(name, log_p=log_p, log_q=log_q)
-    contracts.choice(name, "estimator", estimator, ("k1", "k2", "k3"))
-    values.logits(name, "log_p", log_p)
-    values.logits(name, "log_q", log_q)
+    log_p, log_q = _contracts.floats(name, log_p=log_p, log_q=log_q)
+    _contracts.equal_shapes(name, log_p=log_p, log_q=log_q)
+    _contracts.choice(name, "estimator", estimator, ("k1", "k2", "k3"))
+    _checks.logits(name, "log_p", log_p)
+    _checks.logits(name, "log_q", log_q)
     return _kl_estimate(estimator, log_p, log_q)
 
 
@@ -169,11 +161,11 @@ def kl_from_samples(x: ArrayLike, y: ArrayLike, *, k: int = 1) -> Array:
     via k-nearest-neighbor distances" (2009); for the one ball the estimator of variable k.
     """
     name = "kl_from_samples"
-    k = contracts.positive_integer(name, "k", k)
-    x, y = contracts.floats(name, x=x, y=y)
-    contracts.samples(name, k, x=x, y=y)
-    values.finite(name, "x", x)
-    values.finite(name, "y", y)
+    k = _contracts.positive_integer(name, "k", k)
+    x, y = _contracts.floats(name, x=x, y=y)
+    _contracts.samples(name, k, x=x, y=y)
+    _checks.finite(name, "x", x)
+    _checks.finite(name, "y", y)
     return _from_samples(k, x, y)
 
 
@@ -245,293 +237,3 @@ def _of_one_ball(ball: Array, x: Array, y: Array) -> Array:
         return jax.scipy.special.digamma(of_x) - jax.scipy.special.digamma(of_y)
 
     return _by_row(of_one, x, ball, jnp.arange(len(x)))
-
-
-# --- counts --------------------------------------------------------------------
-
-
-def kl_from_counts(
-    counts_p: ArrayLike, counts_q: ArrayLike, *, pseudocount: float = 0.0
-) -> Array:
-    r"""KL(p || q), in nats, of the relative frequencies of counts along the last axis.
-
-    The maximum-likelihood estimate from two histograms: KL of (n_i + a) / (N + K a) from
-    the other's, with the pseudocount a and the number of outcomes K. The frequencies are
-    not formed: their rounding would be all there is of the KL of nearly equal counts.
-
-    Args:
-      counts_p: Counts of the samples of p, or weights, along the last axis.
-      counts_q: The same of q, of the same shape.
-      pseudocount: Added to all counts: a finite number >= 0, known while tracing.
-
-    Returns:
-      The shape without the last axis; float64 if an argument has 64 bits, else float32, to
-      which integers above 2^24 are rounded.
-
-    Raises:
-      ValueError: If the shapes differ, there is no outcome, or `pseudocount` is negative or
-        not finite.
-      TypeError: If an argument is no array of numbers, or `pseudocount` no number.
-
-    Boundary: nothing from an outcome without counts in p, also where q has none; inf from
-      one in p without in q. nan where a side has no counts at all, and for a negative
-      count, nan, inf, and a sum above 1e38 in float32. 0 for proportional counts whose sums
-      are exact.
-    Gradient: (log(p / q) - KL) / N and (1 - p / q) / M of the frequencies p and q and the
-      sums N and M. By convention log(p / q) is 0 at p = 0; where the KL is inf, 0 in
-      `counts_p`, and -inf in the count that is missing.
-    Error: at most 10 ULP, and eps^2 sqrt(KL) where that is more, of the counts as they are
-      (measured 7.8 for KL above 1e-16 in float32). As an estimate it is biased: by about
-      (K - 1) / (2 N) + sum of p (1 - q) / (2 M q), where no count is small.
-
-    >>> import jax.numpy as jnp
-    >>> p, q = jnp.array([[3, 5, 2], [2, 2, 6]]), jnp.array([[1, 1, 3], [1, 1, 3]])
-    >>> kl_from_counts(p, q).round(4)
-    Array([0.3601, 0.    ], dtype=float32)
-    >>> kl_from_counts(jnp.array([3, 5]), jnp.array([4, 0]), pseudocount=0.5).item() < 0.78
-    True
-
-    Source: Miller, "Note on the bias of information estimates" (1955), for the bias;
-    Dekker, "A floating-point technique for extending the available precision" (1971).
-    """
-    name = "kl_from_counts"
-    p, q = contracts.counts(name, counts_p=counts_p, counts_q=counts_q)
-    contracts.equal_shapes(name, counts_p=p, counts_q=q)
-    contracts.same_rows(name, counts_p=p, counts_q=q)
-    contracts.some_outcomes(name, p.shape, (p.ndim - 1,))
-    pseudocount = contracts.non_negative(name, "pseudocount", pseudocount)
-    values.non_negative(name, "counts_p", p)
-    values.non_negative(name, "counts_q", q)
-    return _from_counts(pseudocount, p, q)
-
-
-class _Side(NamedTuple):
-    """Counts with the pseudocount, and their sum along the last axis, divided by a power
-    of two that brings it next to 1/2. All in two parts, the second what the first lacks.
-    """
-
-    count: Array
-    count_low: Array
-    total: Array
-    total_low: Array
-
-
-def _side(pseudocount: float, counts: Array) -> _Side:
-    # Not two_sum(counts, pseudocount): with a literal operand XLA folds what it takes back.
-    count = two_sum(jnp.maximum(counts, pseudocount), jnp.minimum(counts, pseudocount))
-    total = sum_last(*count)
-    # Counts below 1: from there on generalized_kl scales down, and s^2 p may underflow.
-    unit = 2 * power_of_2_near(total[0])
-    return _Side(*(x / unit for x in (*count, *total)))
-
-
-def _rescaled(p: _Side, q: _Side) -> tuple[Array, Array]:
-    """q's counts for p's total, and how far p's are above them."""
-    mine, mine_error = two_prod(p.count, q.total)
-    theirs, theirs_error = two_prod(q.count, p.total)
-    small = p.count * q.total_low + p.count_low * q.total
-    small -= q.count * p.total_low + q.count_low * p.total
-    difference = (mine - theirs) + ((mine_error - theirs_error) + small)
-    return q.count * p.total / q.total, difference / q.total
-
-
-@functools.partial(with_own_rule, static=(0,))
-def _from_counts(pseudocount: float, counts_p: Array, counts_q: Array) -> Array:
-    p, q = _side(pseudocount, counts_p), _side(pseudocount, counts_q)
-    terms = generalized_kl_term(p.count, *_rescaled(p, q))
-    value = (sum_last(terms, jnp.zeros_like(terms))[0] / p.total)[..., 0]
-    value = jnp.where(jnp.any(terms == jnp.inf, -1), jnp.inf, value)  # its error is nan
-    valid = jnp.all((counts_p >= 0) & (counts_q >= 0), -1)
-    return jnp.where(valid & (value >= 0), value, jnp.nan)
-
-
-def _from_counts_jvp(pseudocount, primals, tangents):
-    value = _from_counts(pseudocount, *primals)
-    log, excess = _quotient(pseudocount, *primals)
-    total_p, total_q = ((x + pseudocount).sum(-1, keepdims=True) for x in primals)
-    mean = value[..., None]
-    slope_p = jnp.where(mean == jnp.inf, 0, (log - mean) / total_p)
-    change = tangent(log, (slope_p, tangents[0]), (-excess / total_q, tangents[1]))
-    return value, jnp.sum(change, -1)
-
-
-_from_counts.defjvp(_from_counts_jvp, symbolic_zeros=True)
-
-
-@functools.partial(with_own_rule, static=(0,))
-def _quotient(pseudocount: float, counts_p: Array, counts_q: Array) -> tuple[Array, Array]:
-    """log(p / q), by convention 0 at p = 0, and p / q - 1, there -1, of the frequencies."""
-    p, q = _side(pseudocount, counts_p), _side(pseudocount, counts_q)
-    scaled, difference = _rescaled(p, q)
-    none = p.count == 0
-    excess = jnp.where(none, -1, difference / jnp.where(none, 1, scaled))
-    near = jnp.abs(excess) < 0.5
-    log = jnp.where(near, log1p(jnp.where(near, excess, 0)), log_ratio(p.count, scaled))
-    return log, excess
-
-
-@_quotient.defjvp
-def _quotient_jvp(pseudocount, primals, tangents):
-    log, excess = _quotient(pseudocount, *primals)
-    (p, q), (dp, dq) = [x + pseudocount for x in primals], tangents
-    total_p, total_q = (x.sum(-1, keepdims=True) for x in (p, q))
-    common = dq.sum(-1, keepdims=True) / total_q - dp.sum(-1, keepdims=True) / total_p
-    inverse_p, inverse_q = (
-        jnp.where(x == 0, 0, 1 / jnp.where(x == 0, 1, x)) for x in (p, q)
-    )
-    common -= dq * inverse_q
-    dlog = jnp.where(p == 0, 0, dp * inverse_p + common)
-    dexcess = dp * inverse_q * (total_q / total_p) + (1 + excess) * common
-    return (log, excess), (dlog, dexcess)
-
-
-# --- densities -----------------------------------------------------------------
-
-# Nodes t are in [-reach, reach]: x reaches from 2e-19 to 4e18, and 3e-38 to 3e37, so that
-# from an end with p ~ x^-1/2 no more is missing than eps.
-_REACH = {jnp.dtype("float32"): 4.0, jnp.dtype("float64"): 4.7}
-
-
-def kl_from_densities(
-    log_p: Callable[[Array], ArrayLike],
-    log_q: Callable[[Array], ArrayLike],
-    low: ArrayLike,
-    high: ArrayLike,
-    *,
-    order: int = 511,
-    with_error: bool = False,
-) -> Any:
-    r"""KL(p || q), in nats: the integral of p (log p - log q) over [low, high].
-
-    Double-exponential quadrature, for densities of one dimension. Not renormalised: for
-    densities of another mass it is the integral, and not a divergence. With a density that
-    has a kink or a jump the error falls only with the step: integrate from there.
-
-    Args:
-      log_p: A function of a scalar x, the log-density of p there. May return an array, for
-        parameters in batches.
-      log_q: The same for q, with a result of the same shape.
-      low: Lower limit, a number or a 0-d array, of the dtype that x gets; may be -inf.
-      high: Upper limit; may be inf.
-      order: Number of nodes, odd.
-      with_error: Whether to return an estimate of the error too.
-
-    Returns:
-      The shape of the results; float64 if a result is, else float32. With `with_error` a
-      pair of such: the difference from the rule of every second node, which is much above
-      the error where that is small, plus the effect of log-densities wrong by one rounding.
-
-    Raises:
-      ValueError: If a limit is no scalar, the results' shapes differ, or `order` is even or
-        less than 5.
-      TypeError: If `log_p` or `log_q` is no function, or a result not floating point.
-
-    Boundary: 0 where p = 0, also by underflow, inf where q = 0 < p at a node. For low >
-      high the integral with its sign reversed, for low = high 0, nan for a limit of nan.
-      Nodes are inside the interval: the densities are not evaluated at its ends.
-    Gradient: in the limits, where finite, and in whatever `log_p` and `log_q` close over:
-      that of the rule. 0 in the limits where they are equal.
-    Error: by default that of the log-densities, for those that are smooth inside, decay to
-      both sides, and have a width the nodes see: on the line from 0.1 to 1000, and no
-      further from 0 than 10 widths (at 1000 and 10, 1e-10 in float64); from a finite limit
-      to infinity from 1e-4 to 1e4; between finite limits from 1/40 of their distance.
-      Beyond, nodes miss the density, and the estimate of the error need not show it: give
-      limits around it. Singular densities belong at a limit of 0, next to which x has
-      digits: next to 1, up to 2^-24 and 2^-53 from it, beta(1/2, 1/2) has 2e-4 and 7e-9 of
-      its mass.
-
-    >>> import jax.numpy as jnp
-    >>> log_p, log_q = lambda x: -x, lambda x: jnp.log(2.0) - 2 * x
-    >>> kl_from_densities(log_p, log_q, 0, jnp.inf).round(4)
-    Array(0.3069, dtype=float32)
-
-    Source: Takahasi and Mori, "Double exponential formulas for numerical integration"
-    (1974).
-    """
-    name = "kl_from_densities"
-    contracts.function(name, log_p, "log_p")
-    contracts.function(name, log_q, "log_q")
-    limits = contracts.operands(name, low=low, high=high)
-    order = contracts.order(name, order, 5)
-    contracts.flag(name, "with_error", with_error)
-
-    def logs(x: Array) -> list[Array]:
-        results = {"the result of log_p": log_p(x), "the result of log_q": log_q(x)}
-        pair = contracts.floats(name, **results)
-        contracts.equal_shapes(name, **dict(zip(results, pair, strict=True)))
-        return pair
-
-    # Compiled in three steps, between which the densities are evaluated as they were given:
-    # what they close over may be traced, or be another thing in the next call. Executed one
-    # operation at a time, the steps would compile 30 programs in a first call.
-    x, weights = _nodes(name, order, *limits)
-    seen, x = _seen(x, weights, jax.vmap(logs)(x)[0])
-    log_px, log_qx = jax.vmap(logs)(x)
-    values.logits(name, "the result of log_p", log_px)
-    values.logits(name, "the result of log_q", log_qx)
-    value, error = _integral(log_px, log_qx, seen, weights)
-    return (value, error) if with_error else value
-
-
-@jax.jit
-def _seen(x: Array, weights: Array, log_p: Array) -> tuple[Array, Array]:
-    """Which nodes count, and where to evaluate all of them again: nodes with p = 0, where
-    derivatives may be infinite, or nan, are moved to the largest p.
-    """
-    p = jnp.exp(lax.stop_gradient(log_p)).reshape(len(x), -1)
-    seen = jnp.any(p != 0, -1) & (weights != 0)
-    best = jnp.argmax(jnp.where(seen, jnp.max(p, -1), -1))
-    return seen, jnp.where(seen, x, x[best])
-
-
-@jax.jit
-def _integral(
-    log_p: Array, log_q: Array, seen: Array, weights: Array
-) -> tuple[Array, Array]:
-    """Along the first axis, with an estimate of the error."""
-    weights = jnp.where(seen, weights, 0).astype(log_p.dtype)
-    weights = weights.reshape(-1, *(1,) * (log_p.ndim - 1))
-    p = jnp.exp(log_p)
-    present = (p != 0) & (weights != 0)
-    terms = weights * jnp.where(present, rel_entr_of_logs(log_p, log_q), 0)
-    value = jnp.sum(terms, 0)
-    # To first order, of p (log p - log q) in log p and log q.
-    masses = jnp.abs(weights) * p
-    change = (jnp.abs(terms) + masses) * jnp.abs(log_p) + masses * jnp.abs(log_q)
-    rounding = float(jnp.finfo(terms.dtype).eps) * jnp.sum(jnp.where(present, change, 0), 0)
-    error = jnp.abs(value - 2 * jnp.sum(terms[::2], 0)) + rounding
-    return value, jnp.where(jnp.isfinite(value), error, jnp.abs(value))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _nodes(
-    function: str, order: int, low: ArrayLike, high: ArrayLike
-) -> tuple[Array, Array]:
-    """Nodes between the limits, and weights: 0 for what is not inside, negative for limits
-    in the other order.
-    """
-    first, second = contracts.limits(function, low=low, high=high)
-    sign = jnp.where(first > second, -1, 1).astype(first.dtype)
-    sign = jnp.where(jnp.isnan(first) | jnp.isnan(second), jnp.nan, sign)
-    low, high = jnp.minimum(first, second), jnp.maximum(first, second)
-    step = 2 * _REACH[low.dtype] / (order - 1)
-
-    def of_one(index: int) -> tuple[float, ...]:
-        t = step * (index - order // 2)
-        u, du = math.pi / 2 * math.sinh(t), step * math.pi / 2 * math.cosh(t)
-        e, sinh, cosh = math.exp(u), math.sinh(u), math.cosh(u)
-        nearer_end = 1 / (1 + math.exp(2 * abs(u)))  # of a unit interval: it keeps digits
-        return nearer_end, du / (2 * cosh * cosh), e, du * e, sinh, du * cosh
-
-    rules = zip(*map(of_one, range(order)), strict=True)
-    nearer, d_nearer, e, de, sinh, d_sinh = jnp.asarray(list(rules), low.dtype)
-    # All three, since limits may be traced, with 0 in the place of infinite ones.
-    from_low, to_high = jnp.isfinite(low), jnp.isfinite(high)
-    a, b = jnp.where(from_low, low, 0), jnp.where(to_high, high, 0)
-    part = (b - a) * nearer
-    x = jnp.where(jnp.arange(order) < order // 2, a + part, b - part)
-    x = jnp.where(to_high, jnp.where(from_low, x, b - e), jnp.where(from_low, a + e, sinh))
-    weights = jnp.where(from_low & to_high, (b - a) * d_nearer, d_sinh)
-    weights = jnp.where(from_low ^ to_high, de, weights)
-    inside = (low < x) & (x < high)
-    return jnp.where(inside, x, x[order // 2]), sign * jnp.where(inside, weights, 0)

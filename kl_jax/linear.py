@@ -18,7 +18,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from kl_jax import contracts, values
+from kl_jax import _checks, _contracts
 from kl_jax._arithmetic import with_own_rule
 from kl_jax._blocks import (
     by_rows,
@@ -30,8 +30,8 @@ from kl_jax._blocks import (
     over_outcomes,
     ratios,
 )
+from kl_jax._contracts import AxisName
 from kl_jax._passes import Block, of_outcomes
-from kl_jax.contracts import AxisName
 
 __all__ = ["linear_kl_divergence"]
 
@@ -103,30 +103,30 @@ def linear_kl_divergence(
     models" (2024), for heads that do not hold the logits.
     """
     name = "linear_kl_divergence"
-    h_p, w_p, h_q, w_q = contracts.floating(
+    h_p, w_p, h_q, w_q = _contracts.floating(
         name, hidden_p=hidden_p, weights_p=weights_p, hidden_q=hidden_q, weights_q=weights_q
     )
-    contracts.same_rows(name, hidden_p=h_p, hidden_q=h_q)
-    contracts.kernel(name, hidden_p=h_p, weights_p=w_p)
-    contracts.kernel(name, hidden_q=h_q, weights_q=w_q)
+    _contracts.same_rows(name, hidden_p=h_p, hidden_q=h_q)
+    _contracts.kernel(name, hidden_p=h_p, weights_p=w_p)
+    _contracts.kernel(name, hidden_q=h_q, weights_q=w_q)
     vocab = w_p.shape[1]
-    contracts.shape(name, "weights_q", w_q, (w_q.shape[0], vocab))
-    contracts.some_outcomes(name, w_p.shape, (1,))
+    _contracts.shape(name, "weights_q", w_q, (w_q.shape[0], vocab))
+    _contracts.some_outcomes(name, w_p.shape, (1,))
     bias_p = _checked_bias(name, "bias_p", bias_p, vocab)
     bias_q = _checked_bias(name, "bias_q", bias_q, vocab)
     if softcap_p is not None:
-        softcap_p = contracts.positive(name, "softcap_p", softcap_p)
+        softcap_p = _contracts.positive(name, "softcap_p", softcap_p)
     if softcap_q is not None:
-        softcap_q = contracts.positive(name, "softcap_q", softcap_q)
+        softcap_q = _contracts.positive(name, "softcap_q", softcap_q)
     if block is not None:
-        contracts.positive_integer(name, "block", block)
-    contracts.axis_name(name, axis_name)
-    values.finite(name, "hidden_p", h_p)
-    values.finite(name, "weights_p", w_p)
-    values.finite(name, "hidden_q", h_q)
-    values.finite(name, "weights_q", w_q)
-    t = contracts.temperature(name, temperature)
-    values.positive(name, "temperature", t)
+        _contracts.positive_integer(name, "block", block)
+    _contracts.axis_name(name, axis_name)
+    _checks.finite(name, "hidden_p", h_p)
+    _checks.finite(name, "weights_p", w_p)
+    _checks.finite(name, "hidden_q", h_q)
+    _checks.finite(name, "weights_q", w_q)
+    t = _contracts.temperature(name, temperature)
+    _checks.positive(name, "temperature", t)
 
     block = block or _tile(math.prod(h_p.shape[:-1]))
     static = _Static(block, softcap_p, softcap_q, axis_name)
@@ -138,9 +138,9 @@ def _checked_bias(
 ) -> Array | None:
     if bias is None:
         return None
-    (array,) = contracts.floating(function, **{name: bias})
-    contracts.shape(function, name, array, (vocab,))
-    values.logits(function, name, array)
+    (array,) = _contracts.floating(function, **{name: bias})
+    _contracts.shape(function, name, array, (vocab,))
+    _checks.logits(function, name, array)
     return array
 
 

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from kl_jax import contracts, values
+from kl_jax import _checks, _contracts
 from kl_jax._blocks import by_rows, log_mass
-from kl_jax.contracts import AxisName
+from kl_jax._contracts import AxisName
 from kl_jax.divergences import kl_divergence
 from kl_jax.elementwise import rel_entr_of_logs
 
@@ -85,19 +85,19 @@ def topk_kl_divergence(
     "renormalize".
     """
     name = "topk_kl_divergence"
-    log_p, logits = contracts.floats(name, topk_log_p=topk_log_p, logits_q=logits_q)
-    index = contracts.integers(name, "topk_index", topk_index)
-    contracts.equal_shapes(name, topk_log_p=log_p, topk_index=index)
-    contracts.same_rows(name, topk_log_p=log_p, logits_q=logits)
-    contracts.some_outcomes(name, log_p.shape, (log_p.ndim - 1,))
-    contracts.some_outcomes(name, logits.shape, (logits.ndim - 1,))
-    contracts.choice(name, "tail", tail, ("bucket", "renormalize", "drop"))
+    log_p, logits = _contracts.floats(name, topk_log_p=topk_log_p, logits_q=logits_q)
+    index = _contracts.integers(name, "topk_index", topk_index)
+    _contracts.equal_shapes(name, topk_log_p=log_p, topk_index=index)
+    _contracts.same_rows(name, topk_log_p=log_p, logits_q=logits)
+    _contracts.some_outcomes(name, log_p.shape, (log_p.ndim - 1,))
+    _contracts.some_outcomes(name, logits.shape, (logits.ndim - 1,))
+    _contracts.choice(name, "tail", tail, ("bucket", "renormalize", "drop"))
 
-    contracts.axis_name(name, axis_name)
+    _contracts.axis_name(name, axis_name)
     outcomes = logits.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
-    values.part_of_log_probabilities(name, "topk_log_p", topk_log_p)
-    values.indices(name, "topk_index", index, outcomes, log_p)
-    values.logits(name, "logits_q", logits)
+    _checks.part_of_log_probabilities(name, "topk_log_p", topk_log_p)
+    _checks.indices(name, "topk_index", index, outcomes, log_p)
+    _checks.logits(name, "logits_q", logits)
     return _topk(tail, axis_name, log_p, index, logits)
 
 

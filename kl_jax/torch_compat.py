@@ -2,7 +2,7 @@
 
 The argument order, the broadcasting, the string reductions and the deprecated booleans
 are PyTorch's, and exist only here. New code calls `kl_divergence` and the transforms of
-`kl_jax.reductions`.
+`kl_jax.transforms`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax import contracts, reductions, values
+from kl_jax import _checks, _contracts, transforms
 from kl_jax.elementwise import rel_entr_of_log_q, rel_entr_of_logs
 
 __all__ = ["KLDivLoss", "kl_div"]
@@ -168,7 +168,7 @@ def _resolved(size_average: bool | None, reduce: bool | None, reduction: str) ->
     """One of "none", "batchmean", "sum", "mean"; warns its caller's caller."""
     if size_average is not None or reduce is not None:
         return _from_booleans(size_average, reduce, stacklevel=4)
-    contracts.choice("kl_div", "reduction", reduction, _REDUCTIONS)
+    _contracts.choice("kl_div", "reduction", reduction, _REDUCTIONS)
     if reduction == "elementwise_mean":
         warnings.warn(
             "kl_div: reduction='elementwise_mean' is deprecated, write reduction='mean' "
@@ -189,10 +189,10 @@ def _resolved(size_average: bool | None, reduce: bool | None, reduction: str) ->
 
 
 def _kl_div(input: Any, target: Any, reduction: str, log_target: bool) -> Array:
-    contracts.flag("kl_div", "log_target", log_target)
-    log_q, p = contracts.floats("kl_div", input=input, target=target)
-    values.not_nan("kl_div", "input", log_q)
-    (values.not_nan if log_target else values.non_negative)("kl_div", "target", p)
+    _contracts.flag("kl_div", "log_target", log_target)
+    log_q, p = _contracts.floats("kl_div", input=input, target=target)
+    _checks.not_nan("kl_div", "input", log_q)
+    (_checks.not_nan if log_target else _checks.non_negative)("kl_div", "target", p)
     return _reduced(reduction, log_target, log_q, p)
 
 
@@ -201,11 +201,11 @@ def _kl_div(input: Any, target: Any, reduction: str, log_target: bool) -> Array:
 def _reduced(reduction: str, log_target: bool, log_q: Array, p: Array) -> Array:
     # PyTorch divides by the length of `input`, not of what it broadcasts to.
     rows = log_q.shape[0] if log_q.ndim else 1
-    log_q, p = contracts.broadcast("kl_div", input=log_q, target=p)
+    log_q, p = _contracts.broadcast("kl_div", input=log_q, target=p)
     pointwise = rel_entr_of_logs if log_target else rel_entr_of_log_q
     if reduction == "none":
         return pointwise(p, log_q)
     if reduction == "mean":
-        return reductions.mean(pointwise)(p, log_q)
-    total = reductions.sum(pointwise)(p, log_q)
+        return transforms.mean(pointwise)(p, log_q)
+    total = transforms.sum(pointwise)(p, log_q)
     return total / jnp.asarray(rows, total.dtype) if reduction == "batchmean" else total

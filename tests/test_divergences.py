@@ -17,14 +17,10 @@ from kl_jax import (
     jensen_shannon_divergence,
     kl_divergence,
     kl_divergence_from_probs,
-    masked,
-    mean,
     rel_entr,
     renyi_divergence,
-    reverse,
     reverse_kl_divergence,
     skew_kl_divergence,
-    tempered,
 )
 
 INF, NAN = np.inf, np.nan
@@ -879,50 +875,3 @@ def test_from_probs_where_hides_values_and_gradients():
     np.testing.assert_allclose(gradients[1][:2], -p[:2] / q[:2], rtol=1e-6)
     # SciPy: outside the domain.
     assert both(p, q, np.array([False, False, False, True]))[0] == INF
-
-
-# --- transforms of a divergence -------------------------------------------------
-
-
-def test_reverse():
-    rng = np.random.default_rng(9)
-    p, q = rng.uniform(size=(2, 4, 6)).astype(np.float32)
-    function = kl_divergence_from_probs
-    other = reverse(function)
-    np.testing.assert_array_equal(other(p, q, axis=0), function(q, p, axis=0))
-    np.testing.assert_array_equal(reverse(other)(p, q), function(p, q))
-
-
-@pytest.mark.parametrize("temperature", [0.1, 1, 2.0, np.float32(3), np.array(4.0, "f4")])
-def test_tempered(temperature):
-    rng = np.random.default_rng(10)
-    a, b = rng.normal(size=(2, 4, 6)).astype(np.float32)
-    t = float(temperature)
-    true = [float(oracles.kl(x, y)) * t * t for x, y in zip(a / t, b / t, strict=True)]
-    loss = tempered(kl_divergence, temperature)
-    found = loss(a, b)
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, true, rtol=1e-5)
-    mask = np.array([True, False, True, True])
-    np.testing.assert_allclose(
-        mean(masked(loss))(a, b, mask=mask), np.mean(np.array(true)[mask]), rtol=1e-5
-    )
-    half = jax.eval_shape(loss, *(x.astype(jnp.bfloat16) for x in (a, b)))
-    assert half.dtype == jnp.float32
-
-
-def test_tempered_far_out():
-    a, b = np.array([0.0, 1.0], "f4"), np.array([0.0, 3.0], "f4")
-    for temperature in (1e-30, 1e-10, 1e10, 1e30):
-        assert np.isfinite(tempered(kl_divergence, temperature)(a, b))
-    np.testing.assert_allclose(tempered(kl_divergence, 1e5)(a, b), 0.5, rtol=1e-4)
-
-
-def test_tempered_by_a_traced_schedule():
-    a, b = np.array([0.0, 1.0], "f4"), np.array([0.0, 3.0], "f4")
-    both = quick(jax.value_and_grad(lambda t: tempered(kl_divergence, t)(a, b)))
-    value, slope = both(np.float32(2))
-    np.testing.assert_allclose(value, tempered(kl_divergence, 2)(a, b), rtol=1e-6)
-    step = np.float32(1e-3)
-    up, down = (float(both(np.float32(2) + s)[0]) for s in (step, -step))
-    np.testing.assert_allclose(slope, (up - down) / (2 * step), rtol=1e-2)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from kl_jax import contracts
+from kl_jax import _contracts
 from kl_jax._arithmetic import over, sum_last, two_prod
 from kl_jax._exponentials import log1p
 from kl_jax.elementwise import excess, generalized_kl_term, itakura_saito, log_ratio
@@ -89,8 +89,8 @@ def dirichlet(concentration_p: ArrayLike, concentration_q: ArrayLike) -> Array:
     0.8069
     """
     a, b = arrays(concentration_p, concentration_q)
-    contracts.same_rows("parametric.dirichlet", concentration_p=a)
-    contracts.some_outcomes("parametric.dirichlet", a.shape, (a.ndim - 1,))
+    _contracts.same_rows("parametric.dirichlet", concentration_p=a)
+    _contracts.some_outcomes("parametric.dirichlet", a.shape, (a.ndim - 1,))
     return _dirichlet(a, b)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax import contracts, values
+from kl_jax import _checks, _contracts
 
 P = ParamSpec("P")
 
@@ -25,7 +25,7 @@ def _domain(contains: Callable[[Array], Array], expected: str) -> Domain:
 
     def inside(function: str, name: str, parameters: Mapping[str, Array]) -> Array:
         x = parameters[name]
-        values.inside(function, name, x, contains, expected)
+        _checks.inside(function, name, x, contains, expected)
         return contains(x)
 
     return inside
@@ -56,7 +56,7 @@ def positive_diagonal(function: str, name: str, parameters: Mapping[str, Array])
 
 
 def closed_form(
-    parameters: Callable[..., list[Array]] = contracts.parameters, /, **domains: Domain
+    parameters: Callable[..., list[Array]] = _contracts.parameters, /, **domains: Domain
 ) -> Callable[[Callable[P, Array]], Callable[P, Array]]:
     """Makes a public function of mathematics on arrays, those that `parameters` returns.
 
@@ -78,7 +78,7 @@ def closed_form(
             named = dict(zip(names, given, strict=True))
             for name in names:
                 if of.get(name) is count:
-                    named[name] = contracts.count(function, name, named[name])
+                    named[name] = _contracts.count(function, name, named[name])
             found = parameters(function, **named)
             named = dict(zip(names, found, strict=True))
             conditions = [domain(function, name, named) for name, domain in of.items()]
@@ -93,7 +93,7 @@ def closed_form(
                 given = signature.bind(*args, **kwargs).arguments
             except TypeError as error:
                 raise TypeError(f"{function}: {error}.") from None
-            return compiled(*contracts.operands(function, **given))
+            return compiled(*_contracts.operands(function, **given))
 
         return public
 

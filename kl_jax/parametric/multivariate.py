@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from kl_jax import contracts
+from kl_jax import _contracts
 from kl_jax._arithmetic import at_least, over, tangent, with_own_rule
 from kl_jax._exponentials import log1p, phi
 from kl_jax.elementwise import excess, itakura_saito
@@ -35,7 +35,7 @@ def multivariate_normal_diag(
     """
     terms = normals(*arrays(loc_p, scale_p, loc_q, scale_q))
     name = "parametric.multivariate_normal_diag"
-    contracts.same_rows(name, **{"one of the parameters": terms})
+    _contracts.same_rows(name, **{"one of the parameters": terms})
     return jnp.sum(terms, -1)
 
 
@@ -44,12 +44,12 @@ def _with_matrices(stem: str, check: Callable[..., None]) -> Callable[..., list[
     p, q = f"{stem}_p", f"{stem}_q"
 
     def parameters(function: str, **given: Any) -> list[Array]:
-        named = dict(zip(given, contracts.floats(function, **given), strict=True))
+        named = dict(zip(given, _contracts.floats(function, **given), strict=True))
         check(function, **{p: named[p]})
-        contracts.equal_shapes(function, **{p: named[p], q: named[q]})
+        _contracts.equal_shapes(function, **{p: named[p], q: named[q]})
         rows = named[p].shape[:-1]
         return [
-            x if name in (p, q) else contracts.shape_or_number(function, name, x, rows)
+            x if name in (p, q) else _contracts.shape_or_number(function, name, x, rows)
             for name, x in named.items()
         ]
 
@@ -57,7 +57,7 @@ def _with_matrices(stem: str, check: Callable[..., None]) -> Callable[..., list[
 
 
 @closed_form(
-    _with_matrices("scale_tril", contracts.square_matrices),
+    _with_matrices("scale_tril", _contracts.square_matrices),
     loc=finite,
     scale_tril=positive_diagonal,
 )
@@ -84,7 +84,7 @@ def multivariate_normal(
 
 
 @closed_form(
-    _with_matrices("cov_factor", contracts.matrices), loc=finite, cov_diag=positive
+    _with_matrices("cov_factor", _contracts.matrices), loc=finite, cov_diag=positive
 )
 def low_rank_multivariate_normal(
     loc_p: ArrayLike,

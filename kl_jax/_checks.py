@@ -1,6 +1,6 @@
 r"""Every condition on values, checked where `checked` asks for it.
 
-The relations of `contracts` are static; these are not. Each function here is one condition
+The relations of `_contracts` are static; these are not. Each function here is one condition
 on one argument, and one line at the head of a public function. Outside `checked` it returns
 at once: nothing is traced, compiled or computed.
 """
@@ -19,8 +19,8 @@ from jax import Array, lax
 from jax.experimental import checkify
 from jax.typing import ArrayLike
 
-from kl_jax import contracts
-from kl_jax.contracts import AxisName
+from kl_jax import _contracts
+from kl_jax._contracts import AxisName
 
 __all__ = ["checked"]
 
@@ -88,7 +88,7 @@ def checked(fun: Callable[..., Result]) -> Callable[..., Result]:
     Traceback (most recent call last):
     ValueError: kl_divergence: logits_q must be finite or -inf, found nan at index (1, 1).
     """
-    contracts.function("checked", fun)
+    _contracts.function("checked", fun)
     with_error = checkify.checkify(fun, errors=checkify.user_checks)
 
     @functools.wraps(fun, updated=())

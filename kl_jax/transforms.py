@@ -48,10 +48,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import ArrayLike
 
-from kl_jax import contracts
-from kl_jax.contracts import AxisName
-from kl_jax.values import finite
+from kl_jax import _checks, _contracts
+from kl_jax._contracts import AxisName
 
 __all__ = ["Weighted", "batchmean", "masked", "mean", "sum", "weighted"]
 
@@ -96,7 +96,7 @@ def masked(fun: Callable[..., Any]) -> Callable[..., Weighted]:
 
     def transformed(*args: Any, mask: Any, **kwargs: Any) -> Weighted:
         values, weights = _weighted("masked", fun(*args, **kwargs))
-        keep = contracts.mask(mask, values)
+        keep = _contracts.mask(mask, values)
         if weights is None:
             return Weighted(values, keep.astype(values.dtype))
         return Weighted(values, jnp.where(keep, weights, 0))
@@ -131,8 +131,8 @@ def weighted(fun: Callable[..., Any]) -> Callable[..., Weighted]:
 
     def transformed(*args: Any, weights: Any, **kwargs: Any) -> Weighted:
         values, carried = _weighted("weighted", fun(*args, **kwargs))
-        array = contracts.weights("weighted", weights, values)
-        finite("weighted", "weights", array)
+        array = _contracts.weights("weighted", weights, values)
+        _checks.finite("weighted", "weights", array)
         return Weighted(values, array if carried is None else carried * array)
 
     return _named_after("weighted", fun, transformed, extra="weights")
@@ -233,7 +233,7 @@ def _real(function: str, returned: Any) -> Array:
     """The values a function returned, at least float32: a count of 1001 ones in bfloat16
     is 1000.
     """
-    values = contracts.values(function, returned)
+    values = _contracts.values(function, returned)
     return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
 
 
@@ -241,7 +241,7 @@ def _weighted(function: str, out: Any) -> tuple[Array, Array | None]:
     """The values a function returned, and their weights if it returned `Weighted`."""
     if isinstance(out, Weighted):
         values = _real(function, out.values)
-        return values, contracts.weights(function, out.weights, values)
+        return values, _contracts.weights(function, out.weights, values)
     return _real(function, out), None
 
 
@@ -262,9 +262,9 @@ def _reduction(
         values, weights = _weighted(function, fun(*args, **kwargs))
         over = tuple(range(values.ndim))
         if axis is not None:
-            over = contracts.axes(function, axis, values.shape)
+            over = _contracts.axes(function, axis, values.shape)
         if weights is not None:
-            finite(function, "weights", weights)
+            _checks.finite(function, "weights", weights)
         partial = axis is not None
         return _reduced(function, over, partial, axis_name, values, weights)
 
@@ -315,7 +315,7 @@ def _named_after(
 
     `__dict__` is not copied: attributes that describe `fun` do not describe this.
     """
-    contracts.function(transform, fun)
+    _contracts.function(transform, fun)
     functools.update_wrapper(transformed, fun, updated=())
     if extra is not None:
         try:
@@ -336,3 +336,84 @@ def _named_after(
         changed = signature.replace(parameters=parameters)
         transformed.__signature__ = changed  # pyrefly: ignore  (inspect reads it)
     return transformed
+
+
+# --- transforms of a divergence -------------------------------------------------
+
+
+def reverse(divergence: Callable[..., Any]) -> Callable[..., Any]:
+    """`divergence` with its first two arguments exchanged: KL(q || p) from KL(p || q).
+
+    Args:
+      divergence: A function of two logits or probabilities, p first.
+
+    Returns:
+      A function with the same arguments.
+
+    >>> import jax.numpy as jnp
+    >>> a, b = jnp.array([0.0, 1.0]), jnp.array([0.0, 3.0])
+    >>> (reverse(kl_divergence)(a, b) == kl_divergence(b, a)).item()
+    True
+    """
+    _contracts.function("reverse", divergence)
+
+    @functools.wraps(divergence, updated=())
+    def transformed(p: Any, q: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return divergence(q, p, *args, **kwargs)
+
+    return transformed
+
+
+def tempered(
+    divergence: Callable[..., Any], temperature: float | Array
+) -> Callable[..., Any]:
+    r"""`divergence` of logits / T, times T^2: the distillation loss at temperature T.
+
+    The factor keeps the gradient in the logits, which falls as 1 / T^2, comparable
+    between temperatures.
+
+    Args:
+      divergence: A function of two logits that returns an array.
+      temperature: T, a number > 0 or a 0-d floating array (as from an optax schedule).
+
+    Returns:
+      A function with the same arguments; its result is in T^2 nats.
+
+    Raises:
+      ValueError: If the temperature is a number that is not finite and > 0, or an array
+        with axes.   TypeError: If it is neither a number nor a floating array, or if
+        `divergence` returns weighted values: write `masked(tempered(f, T))`.
+
+    >>> import jax.numpy as jnp
+    >>> a, b = jnp.array([0.0, 1.0]), jnp.array([0.0, 3.0])
+    >>> round(tempered(kl_divergence, 2.0)(a, b).item(), 4)
+    0.4195
+
+    Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network" (2015).
+    """
+    _contracts.function("tempered", divergence)
+    t = _contracts.temperature("tempered", temperature)
+
+    @functools.wraps(divergence, updated=())
+    def transformed(
+        logits_p: ArrayLike, logits_q: ArrayLike, /, *args: Any, **kwargs: Any
+    ) -> Array:
+        a, b = _contracts.floating("tempered", logits_p=logits_p, logits_q=logits_q)
+        _checks.positive("tempered", "temperature", t)
+        value = divergence(*_divided(a, b, t), *args, **kwargs)
+        return _times_square(_contracts.values("tempered", value), t)
+
+    return transformed
+
+
+@jax.jit
+def _divided(a: Array, b: Array, t: float | Array) -> tuple[Array, Array]:
+    a, b = _contracts.floats("tempered", logits_p=a, logits_q=b)
+    divisor = jnp.asarray(t, a.dtype)
+    return a / divisor, b / divisor
+
+
+@jax.jit
+def _times_square(x: Array, t: float | Array) -> Array:
+    factor = jnp.asarray(t, x.dtype)
+    return x * factor * factor  # t^2 itself may overflow

@@ -16,6 +16,7 @@ import kl_jax
 from kl_jax import (
     KLDivLoss,
     Weighted,
+    _checks,
     checked,
     generalized_kl,
     jeffreys_divergence,
@@ -33,7 +34,6 @@ from kl_jax import (
     skew_kl_divergence,
     tempered,
     topk_kl_divergence,
-    values,
     weighted,
 )
 
@@ -225,8 +225,8 @@ def test_what_a_softmax_returns_passes(dtype):
     @checked
     @jax.jit
     def look(p, log_p):
-        values.probabilities("f", "p", p, (1,))
-        values.part_of_log_probabilities("f", "log_p", log_p)
+        _checks.probabilities("f", "p", p, (1,))
+        _checks.part_of_log_probabilities("f", "log_p", log_p)
 
     def returned(*logits):
         """Of each array of logits the probabilities and the ten likeliest, as teachers."""
@@ -460,12 +460,12 @@ def test_what_it_leaves_alone():
 
 
 CONDITIONS = {
-    "be a number": (values.not_nan, (-np.inf, 0, np.inf), (np.nan,)),
-    "be finite": (values.finite, (-1, 0), (np.nan, np.inf)),
-    "be >= 0": (values.non_negative, (0, np.inf), (np.nan, -1e-30)),
-    "be finite and > 0": (values.positive, (1e-30, 1), (np.nan, -1, 0, np.inf)),
+    "be a number": (_checks.not_nan, (-np.inf, 0, np.inf), (np.nan,)),
+    "be finite": (_checks.finite, (-1, 0), (np.nan, np.inf)),
+    "be >= 0": (_checks.non_negative, (0, np.inf), (np.nan, -1e-30)),
+    "be finite and > 0": (_checks.positive, (1e-30, 1), (np.nan, -1, 0, np.inf)),
     "be < 3": (
-        functools.partial(values.inside, contains=lambda x: x < 3, expected="be < 3"),
+        functools.partial(_checks.inside, contains=lambda x: x < 3, expected="be < 3"),
         (2, -np.inf),
         (3, np.nan),
     ),

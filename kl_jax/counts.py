@@ -1,0 +1,159 @@
+"""KL of two histograms, from their counts."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from kl_jax import _checks, _contracts
+from kl_jax._arithmetic import (
+    power_of_2_near,
+    sum_last,
+    tangent,
+    two_prod,
+    two_sum,
+    with_own_rule,
+)
+from kl_jax._exponentials import log1p
+from kl_jax.elementwise import generalized_kl_term, log_ratio
+
+__all__ = ["kl_from_counts"]
+
+
+def kl_from_counts(
+    counts_p: ArrayLike, counts_q: ArrayLike, *, pseudocount: float = 0.0
+) -> Array:
+    r"""KL(p || q), in nats, of the relative frequencies of counts along the last axis.
+
+    The maximum-likelihood estimate from two histograms: KL of (n_i + a) / (N + K a) from
+    the other's, with the pseudocount a and the number of outcomes K. The frequencies are
+    not formed: their rounding would be all there is of the KL of nearly equal counts.
+
+    Args:
+      counts_p: Counts of the samples of p, or weights, along the last axis.
+      counts_q: The same of q, of the same shape.
+      pseudocount: Added to all counts: a finite number >= 0, known while tracing.
+
+    Returns:
+      The shape without the last axis; float64 if an argument has 64 bits, else float32, to
+      which integers above 2^24 are rounded.
+
+    Raises:
+      ValueError: If the shapes differ, there is no outcome, or `pseudocount` is negative or
+        not finite.
+      TypeError: If an argument is no array of numbers, or `pseudocount` no number.
+
+    Boundary: nothing from an outcome without counts in p, also where q has none; inf from
+      one in p without in q. nan where a side has no counts at all, and for a negative
+      count, nan, inf, and a sum above 1e38 in float32. 0 for proportional counts whose sums
+      are exact.
+    Gradient: (log(p / q) - KL) / N and (1 - p / q) / M of the frequencies p and q and the
+      sums N and M. By convention log(p / q) is 0 at p = 0; where the KL is inf, 0 in
+      `counts_p`, and -inf in the count that is missing.
+    Error: at most 10 ULP, and eps^2 sqrt(KL) where that is more, of the counts as they are
+      (measured 7.8 for KL above 1e-16 in float32). As an estimate it is biased: by about
+      (K - 1) / (2 N) + sum of p (1 - q) / (2 M q), where no count is small.
+
+    >>> import jax.numpy as jnp
+    >>> p, q = jnp.array([[3, 5, 2], [2, 2, 6]]), jnp.array([[1, 1, 3], [1, 1, 3]])
+    >>> kl_from_counts(p, q).round(4)
+    Array([0.3601, 0.    ], dtype=float32)
+    >>> kl_from_counts(jnp.array([3, 5]), jnp.array([4, 0]), pseudocount=0.5).item() < 0.78
+    True
+
+    Source: Miller, "Note on the bias of information estimates" (1955), for the bias;
+    Dekker, "A floating-point technique for extending the available precision" (1971).
+    """
+    name = "kl_from_counts"
+    p, q = _contracts.counts(name, counts_p=counts_p, counts_q=counts_q)
+    _contracts.equal_shapes(name, counts_p=p, counts_q=q)
+    _contracts.same_rows(name, counts_p=p, counts_q=q)
+    _contracts.some_outcomes(name, p.shape, (p.ndim - 1,))
+    pseudocount = _contracts.non_negative(name, "pseudocount", pseudocount)
+    _checks.non_negative(name, "counts_p", p)
+    _checks.non_negative(name, "counts_q", q)
+    return _from_counts(pseudocount, p, q)
+
+
+class _Side(NamedTuple):
+    """Counts with the pseudocount, and their sum along the last axis, divided by a power
+    of two that brings it next to 1/2. All in two parts, the second what the first lacks.
+    """
+
+    count: Array
+    count_low: Array
+    total: Array
+    total_low: Array
+
+
+def _side(pseudocount: float, counts: Array) -> _Side:
+    # Not two_sum(counts, pseudocount): with a literal operand XLA folds what it takes back.
+    count = two_sum(jnp.maximum(counts, pseudocount), jnp.minimum(counts, pseudocount))
+    total = sum_last(*count)
+    # Counts below 1: from there on generalized_kl scales down, and s^2 p may underflow.
+    unit = 2 * power_of_2_near(total[0])
+    return _Side(*(x / unit for x in (*count, *total)))
+
+
+def _rescaled(p: _Side, q: _Side) -> tuple[Array, Array]:
+    """q's counts for p's total, and how far p's are above them."""
+    mine, mine_error = two_prod(p.count, q.total)
+    theirs, theirs_error = two_prod(q.count, p.total)
+    small = p.count * q.total_low + p.count_low * q.total
+    small -= q.count * p.total_low + q.count_low * p.total
+    difference = (mine - theirs) + ((mine_error - theirs_error) + small)
+    return q.count * p.total / q.total, difference / q.total
+
+
+@functools.partial(with_own_rule, static=(0,))
+def _from_counts(pseudocount: float, counts_p: Array, counts_q: Array) -> Array:
+    p, q = _side(pseudocount, counts_p), _side(pseudocount, counts_q)
+    terms = generalized_kl_term(p.count, *_rescaled(p, q))
+    value = (sum_last(terms, jnp.zeros_like(terms))[0] / p.total)[..., 0]
+    value = jnp.where(jnp.any(terms == jnp.inf, -1), jnp.inf, value)  # its error is nan
+    valid = jnp.all((counts_p >= 0) & (counts_q >= 0), -1)
+    return jnp.where(valid & (value >= 0), value, jnp.nan)
+
+
+def _from_counts_jvp(pseudocount, primals, tangents):
+    value = _from_counts(pseudocount, *primals)
+    log, excess = _quotient(pseudocount, *primals)
+    total_p, total_q = ((x + pseudocount).sum(-1, keepdims=True) for x in primals)
+    mean = value[..., None]
+    slope_p = jnp.where(mean == jnp.inf, 0, (log - mean) / total_p)
+    change = tangent(log, (slope_p, tangents[0]), (-excess / total_q, tangents[1]))
+    return value, jnp.sum(change, -1)
+
+
+_from_counts.defjvp(_from_counts_jvp, symbolic_zeros=True)
+
+
+@functools.partial(with_own_rule, static=(0,))
+def _quotient(pseudocount: float, counts_p: Array, counts_q: Array) -> tuple[Array, Array]:
+    """log(p / q), by convention 0 at p = 0, and p / q - 1, there -1, of the frequencies."""
+    p, q = _side(pseudocount, counts_p), _side(pseudocount, counts_q)
+    scaled, difference = _rescaled(p, q)
+    none = p.count == 0
+    excess = jnp.where(none, -1, difference / jnp.where(none, 1, scaled))
+    near = jnp.abs(excess) < 0.5
+    log = jnp.where(near, log1p(jnp.where(near, excess, 0)), log_ratio(p.count, scaled))
+    return log, excess
+
+
+@_quotient.defjvp
+def _quotient_jvp(pseudocount, primals, tangents):
+    log, excess = _quotient(pseudocount, *primals)
+    (p, q), (dp, dq) = [x + pseudocount for x in primals], tangents
+    total_p, total_q = (x.sum(-1, keepdims=True) for x in (p, q))
+    common = dq.sum(-1, keepdims=True) / total_q - dp.sum(-1, keepdims=True) / total_p
+    inverse_p, inverse_q = (
+        jnp.where(x == 0, 0, 1 / jnp.where(x == 0, 1, x)) for x in (p, q)
+    )
+    common -= dq * inverse_q
+    dlog = jnp.where(p == 0, 0, dp * inverse_p + common)
+    dexcess = dp * inverse_q * (total_q / total_p) + (1 + excess) * common
+    return (log, excess), (dlog, dexcess)
