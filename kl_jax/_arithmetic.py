@@ -8,7 +8,7 @@ there is nothing to fold.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,19 @@ from jax.typing import ArrayLike
 Result = TypeVar("Result")
 
 
-def with_own_rule(
+def jitted_custom_jvp(
     fun: Callable[..., Result], static: tuple[int, ...] = ()
 ) -> jax.custom_jvp[Result]:
     """`fun`, for `defjvp` to complete, compiled as a whole also outside `jit`: executed
     one operation at a time, a first call would compile fifty small programs.
     """
     return jax.custom_jvp(jax.jit(fun, static_argnums=static), nondiff_argnums=static)
+
+
+def result_dtype(*arrays: Array) -> Any:
+    """float64 if one of them is, else float32: what is computed in, and returned."""
+    double = any(x.dtype == jnp.float64 for x in arrays)
+    return jnp.float64 if double else jnp.float32
 
 
 def polynomial(coefficients: list[float], x: Array) -> Array:
@@ -35,12 +41,15 @@ def polynomial(coefficients: list[float], x: Array) -> Array:
     return total
 
 
-def at_least(bound: ArrayLike, x: Array) -> Array:
-    """One instruction of a CPU, where jnp.maximum takes four; nan in x stays."""
+def clamp_min(x: Array, bound: ArrayLike) -> Array:
+    """`x`, or the bound where that is more. jnp.maximum takes four instructions of a CPU,
+    as it keeps a nan of either side; this one takes one, and keeps that of `x`.
+    """
     return jnp.where(x < bound, bound, x)
 
 
-def at_most(bound: ArrayLike, x: Array) -> Array:
+def clamp_max(x: Array, bound: ArrayLike) -> Array:
+    """`x`, or the bound where that is less, likewise."""
     return jnp.where(x > bound, bound, x)
 
 
@@ -55,26 +64,26 @@ def tangent(like: Array, *terms: tuple[Array, Array | SymbolicZero]) -> Array:
     return total
 
 
-@with_own_rule
-def over(x: Array, y: Array) -> Array:
+@jitted_custom_jvp
+def divide(x: Array, y: Array) -> Array:
     """x / y. JAX's own rule divides by y^2, which is 0 for y = 1e-23 and inf for 1e20."""
     return x / y
 
 
-def _over_jvp(primals, tangents):
+def _divide_jvp(primals, tangents):
     x, y = primals
     dx, dy = tangents
-    value = over(x, y)
+    value = divide(x, y)
     # In this order: value / y may be inf where dy is 0.
     change = tangent(value, (jnp.ones_like(value), dx), (-value, dy))
     return value, change * reciprocal(y)
 
 
-over.defjvp(_over_jvp, symbolic_zeros=True)
+divide.defjvp(_divide_jvp, symbolic_zeros=True)
 
 
 def reciprocal(y: Array) -> Array:
-    return over(jnp.ones_like(y), y)
+    return divide(jnp.ones_like(y), y)
 
 
 # --- numbers in two words ----------------------------------------------------------

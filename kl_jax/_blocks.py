@@ -6,7 +6,7 @@ a row, two blocks merge into one, and no term of the merge is negative: nothing 
 A single outcome is the smallest block, and summarising outcomes is merging those.
 
 The derivative needs nothing of an outcome but its two logits and the summary of its row:
-`ratios` has what the slopes are made of, in one more pass over the logits.
+`outcome_terms` has what the slopes are made of, in one more pass over the logits.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from kl_jax._arithmetic import tangent, two_sum, with_own_rule
+from kl_jax._arithmetic import jitted_custom_jvp, tangent, two_sum
 from kl_jax._contracts import AxisName
 from kl_jax._exponentials import exp_of_sum, one_minus_exp
 from kl_jax._passes import (
     Block,
-    deltas,
-    finish,
-    finite,
-    masses,
+    block_of,
+    clamp_inf,
+    delta_of,
+    mass_of,
     mode_by_mask,
-    of_outcomes,
-    passes,
+    row_sums,
     shifted,
-    sums,
+    summarize,
+    sums_apart,
 )
 
 
-def by_rows(fun: Callable[..., Array], rows: Array) -> Callable[..., Any]:
-    """`fun`, whose result has the shape of `rows` without the last axis. Indexing a sharded
-    axis is refused where shardings are part of the types: there XLA finds those inside.
+def auto_sharded(fun: Callable[..., Array], rows: Array) -> Callable[..., Any]:
+    """`fun`, whose result has the shape of `rows` without the last axis. On an Explicit
+    mesh, where JAX refuses to index a sharded axis, XLA finds the shardings inside `fun`.
     """
     sharding = jax.typeof(rows).sharding
     if AxisType.Explicit not in sharding.mesh.axis_types:
@@ -58,15 +58,15 @@ def merge(blocks: Block, axis: int = 0) -> Block:
         origin=jnp.where(empty_q, -jnp.inf, inner.origin),
     )
     mode = mode_by_mask(inner.top, inner.anchor)
-    block = finish(passes(inner.top, inner.anchor, mode, sums, inner))
+    block = block_of(row_sums(inner.top, inner.anchor, mode, sums_apart, inner))
     # A delta of the whole is one inside a block and one between the modes.
     top, anchor, size = (
         jnp.expand_dims(x, -1) for x in (block.top, block.anchor, block.mass_p)
     )
-    a = finite(inner.top, top.dtype)
-    weight = masses(a, top) * inner.mass_p
+    a = clamp_inf(inner.top, top.dtype)
+    weight = mass_of(a, top) * inner.mass_p
     share = jnp.where(weight == 0, 0, weight / size)
-    between = deltas(a, finite(inner.anchor, top.dtype), top, anchor)
+    between = delta_of(a, clamp_inf(inner.anchor, top.dtype), top, anchor)
     mean = jnp.sum(jnp.where(share == 0, 0, share * (between + inner.mean)), -1)
     kl = block.kl + jnp.sum(jnp.where(share == 0, 0, share * inner.kl), -1)
     # Also where the share underflows. nan is not hidden by inf.
@@ -77,7 +77,7 @@ def merge(blocks: Block, axis: int = 0) -> Block:
     return block._replace(mean=jnp.where(kl == jnp.inf, 0, mean), kl=kl)
 
 
-def of_shards(block: Block, axis_name: AxisName) -> Block:
+def gather_shards(block: Block, axis_name: AxisName) -> Block:
     """The summaries of all devices along `axis_name`, stacked. Each puts its own in a place
     of its own of a sum: unlike an all-gather's, the type of a sum says that it is the same
     on all.
@@ -90,38 +90,36 @@ def of_shards(block: Block, axis_name: AxisName) -> Block:
 
 # --- the derivative -----------------------------------------------------------------
 
-# --- the engine -----------------------------------------------------------------
-
 Tangent = Array | SymbolicZero
 
 
-class Ratios(NamedTuple):
+class OutcomeTerms(NamedTuple):
     """What the divergences are made of, at every outcome. 0 where p has no outcome."""
 
     p: Array
     q: Array
-    excess: Array  # q - p
+    q_minus_p: Array
     r: Array  # log(q / p)
     d: Array  # delta - E_p[delta] = r + KL; 0 where KL = inf
     log_p: Array
     log_q: Array
 
 
-@with_own_rule
-def ratios(block: Block, logits_p: Array, logits_q: Array) -> Ratios:
+@jitted_custom_jvp
+def outcome_terms(block: Block, logits_p: Array, logits_q: Array) -> OutcomeTerms:
     """From the summary of the whole row, of which these outcomes may be a part."""
     block = Block(*(jnp.expand_dims(x, -1) for x in block))
     dtype = block.kl.dtype
-    a, b = finite(logits_p, dtype), finite(logits_q, dtype)
+    a, b = clamp_inf(logits_p, dtype), clamp_inf(logits_q, dtype)
     empty, none = block.mass_p == 0, block.mass_q == 0
-    # Measured from this origin q has p's mass, but for a rounding: then log(q / p) is the
-    # difference of two shifted logits, less the logarithm of that.
-    log_ratio = jnp.where(none, 0, block.log_ratio)
-    change, error = two_sum(block.reference, log_ratio)
+    # Shift q so that both sides have the same mass up to rounding: then log(q / p) is the
+    # difference of the shifted logits minus log(mass_q / mass_p), which is tiny.
+    log_mass_ratio = jnp.where(none, 0, block.log_mass_ratio)
+    change, error = two_sum(block.reference, log_mass_ratio)
     origin, rounded = two_sum(block.anchor, change)
-    mass_q = masses(block.origin, origin) * block.mass_q
+    mass_q = mass_of(block.origin, origin) * block.mass_q
     # Up to 1 the two numbers err less than the masses do.
-    small = jnp.abs(block.reference) + jnp.abs(log_ratio) < 1
+    small = jnp.abs(block.reference) + jnp.abs(log_mass_ratio) < 1
     offset = jnp.where(small, rounded + error, jnp.log(mass_q / block.mass_p))
     offset = jnp.where(none, jnp.inf, offset)
     # Nothing is left of what is divided by inf.
@@ -135,8 +133,8 @@ def ratios(block: Block, logits_p: Array, logits_q: Array) -> Ratios:
     up = r > 0
     larger = exp_of_sum(jnp.where(up, z, x), jnp.where(up, z_error, x_error))
     less = one_minus_exp(jnp.abs(r))
-    excess = larger * jnp.where(up, 1 / size_q, -1 / size_p) * less
-    d = deltas(a, b, block.top, block.anchor) - block.mean
+    q_minus_p = larger * jnp.where(up, 1 / size_q, -1 / size_p) * less
+    d = delta_of(a, b, block.top, block.anchor) - block.mean
     d = jnp.where(p > jnp.where(block.kl == jnp.inf, jnp.inf, 0), d, 0)
     # Half the range below the largest logit there is no mass.
     half = float(jnp.finfo(dtype).max) / 2
@@ -145,18 +143,18 @@ def ratios(block: Block, logits_p: Array, logits_q: Array) -> Ratios:
     r = jnp.where(absent, 0, r)
     log_p, log_q = x - jnp.log(size_p), z - jnp.log(size_q)
     log_p, log_q = (jnp.where(y <= -half, -jnp.inf, y) for y in (log_p, log_q))
-    return Ratios(p, q, excess, r, d, log_p, log_q)
+    return OutcomeTerms(p, q, q_minus_p, r, d, log_p, log_q)
 
 
 def _instantiated(x: Array, t: Tangent) -> Array:
     return jnp.zeros_like(x) if isinstance(t, SymbolicZero) else t
 
 
-def _ratios_jvp(primals, tangents):
+def _outcome_terms_jvp(primals, tangents):
     block, a, b = primals
     dblock, da, db = tangents
     dblock = Block(*map(_instantiated, block, dblock))
-    x = ratios(block, a, b)
+    x = outcome_terms(block, a, b)
 
     def change(t, shift, mass, dmass):
         """Of the logit, relative to the mode's, and of the logarithm of its probability."""
@@ -169,30 +167,30 @@ def _ratios_jvp(primals, tangents):
     db, dlog_q = change(db, dblock.anchor, block.mass_q, dblock.mass_q)
     dp, dq = x.p * dlog_p, x.q * dlog_q
     dd = (db - da) - dblock.mean[..., None]
-    return x, Ratios(dp, dq, dq - dp, dlog_q - dlog_p, dd, dlog_p, dlog_q)
+    return x, OutcomeTerms(dp, dq, dq - dp, dlog_q - dlog_p, dd, dlog_p, dlog_q)
 
 
-ratios.defjvp(_ratios_jvp, symbolic_zeros=True)
+outcome_terms.defjvp(_outcome_terms_jvp, symbolic_zeros=True)
 
 
-def over_outcomes(axis_name: AxisName, x: Array) -> Array:
+def sum_outcomes(axis_name: AxisName, x: Array) -> Array:
     """Sum over the last axis, and over the devices that share it."""
     total = jnp.sum(x, -1)
     return total if axis_name is None else lax.psum(total, axis_name)
 
 
-def change_of_kl(x: Ratios, da: Tangent, db: Tangent) -> Array:
+def kl_tangent(x: OutcomeTerms, da: Tangent, db: Tangent) -> Array:
     """Term by term: dKL/da = -p d, dKL/db = q - p."""
-    return tangent(x.p, (-x.p * x.d, da), (x.excess, db))
+    return tangent(x.p, (-x.p * x.d, da), (x.q_minus_p, db))
 
 
-def change_of_masses(x: Ratios, da: Tangent, db: Tangent) -> tuple[Array, Array, Array]:
+def mass_tangents(x: OutcomeTerms, da: Tangent, db: Tangent) -> tuple[Array, Array, Array]:
     """Term by term, of log(mass_p), log(mass_q) and the mean."""
     mean = tangent(x.p, (x.p * (x.d - 1), da), (x.p, db))
     return tangent(x.p, (x.p, da)), tangent(x.p, (x.q, db)), mean
 
 
-def changed(
+def block_tangent(
     block: Block, kl: Array, log_mass_p: Array, log_mass_q: Array, mean: Array
 ) -> Block:
     """The tangent of the summary."""
@@ -201,37 +199,37 @@ def changed(
     return zeros._replace(kl=kl, mass_p=mass_p, mass_q=mass_q, mean=mean)
 
 
-@functools.partial(with_own_rule, static=(0,))
+@functools.partial(jitted_custom_jvp, static=(0,))
 def summary(axis_name: AxisName, logits_p: Array, logits_q: Array) -> Block:
-    """The summary of each row. Of its numbers those are differentiable that `ratios`
-    differentiates; all are relative to the mode, which counts as fixed.
+    """The summary of each row. Only kl, mean, mass_p, mass_q, top and anchor carry
+    tangents: what `outcome_terms` reads. The position of the mode counts as fixed.
     """
-    block = of_outcomes(logits_p, logits_q)
-    return block if axis_name is None else merge(of_shards(block, axis_name))
+    block = summarize(logits_p, logits_q)
+    return block if axis_name is None else merge(gather_shards(block, axis_name))
 
 
 def _summary_jvp(axis_name, primals, tangents):
     a, b = primals
     block = summary(axis_name, a, b)
-    over = functools.partial(over_outcomes, axis_name)
+    total = functools.partial(sum_outcomes, axis_name)
 
     # Reverse mode keeps the logits and the block, and computes the slopes when it needs
     # them.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def change(block: Block, a: Array, b: Array) -> Block:
-        x = ratios(block, a, b)
-        kl = over(change_of_kl(x, *tangents))
+        x = outcome_terms(block, a, b)
+        kl = total(kl_tangent(x, *tangents))
         # Relative to the change at the mode: where p is nearly one outcome, the mean of
         # the change is nearly that.
-        mode = (finite(a, x.p.dtype) == block.top[..., None]).astype(x.p.dtype)
-        count = jnp.where(block.mass_p == 0, 1, over(mode))
-        top, anchor = (over(tangent(mode, (mode, t))) / count for t in tangents)
+        mode = (clamp_inf(a, x.p.dtype) == block.top[..., None]).astype(x.p.dtype)
+        count = jnp.where(block.mass_p == 0, 1, total(mode))
+        top, anchor = (total(tangent(mode, (mode, t))) / count for t in tangents)
         da, db = (
             t if isinstance(t, SymbolicZero) else t.astype(x.p.dtype) - shift[..., None]
             for t, shift in zip(tangents, (top, anchor), strict=True)
         )
-        masses = (over(y) for y in change_of_masses(x, da, db))
-        return changed(block, kl, *masses)._replace(top=top, anchor=anchor)
+        masses = (total(y) for y in mass_tangents(x, da, db))
+        return block_tangent(block, kl, *masses)._replace(top=top, anchor=anchor)
 
     # The barrier keeps XLA from storing what value and slopes compute alike.
     return block, change(lax.optimization_barrier(block), a, b)
@@ -247,6 +245,6 @@ def log_mass(axis_name: AxisName, logits: Array) -> Array:
     top = lax.stop_gradient(jnp.max(logits, -1))
     top = top if axis_name is None else lax.pmax(top, axis_name)
     top = jnp.where(jnp.isfinite(top), top, 0)
-    mass = over_outcomes(axis_name, jnp.exp(logits - top[..., None]))
+    mass = sum_outcomes(axis_name, jnp.exp(logits - top[..., None]))
     none = mass == 0
     return jnp.where(none, -jnp.inf, top + jnp.log(jnp.where(none, 1, mass)))

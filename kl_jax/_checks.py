@@ -20,6 +20,7 @@ from jax.experimental import checkify
 from jax.typing import ArrayLike
 
 from kl_jax import _contracts
+from kl_jax._arithmetic import result_dtype
 from kl_jax._contracts import AxisName
 
 __all__ = ["checked"]
@@ -128,13 +129,13 @@ def _when_checked(condition: Callable[..., None]) -> Callable[..., None]:
 
 
 @_when_checked
-def not_nan(function: str, name: str, x: Array) -> None:
+def no_nan(function: str, name: str, x: Array) -> None:
     """Any number, infinite ones included."""
     _refuse(function, name, x, jnp.isnan(x), "be a number")
 
 
 @_when_checked
-def finite(function: str, name: str, x: Array) -> None:
+def all_finite(function: str, name: str, x: Array) -> None:
     """Neither nan nor infinite."""
     _refuse(function, name, x, ~jnp.isfinite(x), "be finite")
 
@@ -146,13 +147,15 @@ def logits(function: str, name: str, x: Array, where: Array | None = None) -> No
 
 
 @_when_checked
-def non_negative(function: str, name: str, x: Array, where: Array | None = None) -> None:
+def all_non_negative(
+    function: str, name: str, x: Array, where: Array | None = None
+) -> None:
     """Masses and counts; inf is one."""
     _refuse(function, name, x, ~(x >= 0), "be >= 0", where)
 
 
 @_when_checked
-def positive(function: str, name: str, x: Array) -> None:
+def all_positive(function: str, name: str, x: Array) -> None:
     """Temperatures: finite and > 0."""
     _refuse(function, name, x, ~((x > 0) & (x < jnp.inf)), "be finite and > 0")
 
@@ -175,11 +178,14 @@ def probabilities(
     axis_name: AxisName = None,
 ) -> None:
     """Not negative, and of sum 1 where they exist. Where none does there is no row."""
-    non_negative(function, name, x, where)
+    all_non_negative(function, name, x, where)
     exists = jnp.ones(x.shape, bool) if where is None else jnp.broadcast_to(where, x.shape)
     exist, total = (
         jnp.sum(y, axes, keepdims=True)
-        for y in (exists.astype(_wide(x)), jnp.where(exists, x.astype(_wide(x)), 0))
+        for y in (
+            exists.astype(result_dtype(x)),
+            jnp.where(exists, x.astype(result_dtype(x)), 0),
+        )
     )
     outcomes = math.prod(x.shape[a] for a in axes)
     if axis_name is not None:
@@ -188,19 +194,19 @@ def probabilities(
     tolerance = _rounding(x, float(jnp.finfo(x.dtype).eps), outcomes)
     off = (exist > 0) & (jnp.abs(total - 1) > tolerance)
     expected = f"sum to 1 within {tolerance:.2g}"
-    _refuse(function, name, total, off, expected, over=axes)
+    _refuse(function, name, total, off, expected, summed=axes)
 
 
 @_when_checked
 def part_of_log_probabilities(function: str, name: str, x: Array) -> None:
     """Logarithms of some of the probabilities of each row, along the last axis."""
     logits(function, name, x)
-    total = jnp.sum(jnp.exp(x.astype(_wide(x))), -1, keepdims=True)
+    total = jnp.sum(jnp.exp(x.astype(result_dtype(x))), -1, keepdims=True)
     outcomes = x.shape[-1]
     eps = float(jnp.finfo(x.dtype).eps) * (1 + math.log(outcomes))
     bound = 1 + _rounding(x, eps, outcomes)
     expected = f"have exponentials of sum <= {bound:.6g}"
-    _refuse(function, name, total, total > bound, expected, over=(x.ndim - 1,))
+    _refuse(function, name, total, total > bound, expected, summed=(x.ndim - 1,))
 
 
 @_when_checked
@@ -216,14 +222,10 @@ def indices(function: str, name: str, x: Array, outcomes: int, log_p: Array) -> 
     _refuse(function, name, x, again, "not repeat", present)
 
 
-def _wide(x: Array) -> Any:
-    return jnp.float64 if x.dtype == jnp.float64 else jnp.float32
-
-
 def _rounding(x: Array, eps: float, outcomes: int) -> float:
     """How far from 1 a sum of probabilities may be: `checked` says why."""
     smallest = float(jnp.finfo(x.dtype).smallest_subnormal)
-    return eps + outcomes * smallest / 2 + float(jnp.finfo(_wide(x)).eps) ** 0.5
+    return eps + outcomes * smallest / 2 + float(jnp.finfo(result_dtype(x)).eps) ** 0.5
 
 
 def _refuse(
@@ -233,9 +235,9 @@ def _refuse(
     bad: Array,
     expected: str,
     where: Array | None = None,
-    over: tuple[int, ...] = (),
+    summed: tuple[int, ...] = (),
 ) -> None:
-    """The check itself. `over` are axes that `x` had before it was summed."""
+    """The check itself. `summed` are axes that `x` had before."""
     bad = bad if where is None else bad & where
     index = []
     one = bad  # and in the end nothing but the first, the last axis running fastest
@@ -244,10 +246,10 @@ def _refuse(
         index.append(jnp.min(along, initial=size, where=one))
         one = one & (along == index[-1])
     found = jnp.sum(jnp.where(one, x, 0))
-    places = [":" if axis in over else "{}" for axis in range(bad.ndim)]
+    places = [":" if axis in summed else "{}" for axis in range(bad.ndim)]
     value = "{:.6g}" if jnp.issubdtype(x.dtype, jnp.floating) else "{}"
     at = ", ".join(places) + ("," if len(places) == 1 else "")
-    shown = [i for axis, i in enumerate(index) if axis not in over]
+    shown = [i for axis, i in enumerate(index) if axis not in summed]
     checkify.debug_check(
         ~jnp.any(bad),
         f"{function}: {name} must {expected}, found {value} at index ({at}).",

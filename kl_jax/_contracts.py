@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from kl_jax._arithmetic import result_dtype
+
 AxisName = Hashable  # a name, a tuple of names, or None
 
 _SCALARS = (bool, int, float, complex, np.generic)
@@ -97,8 +99,7 @@ def floats(function: str, **arguments: Any) -> list[Array]:
     """
     arrays = floating(function, **arguments)
     deciding = [array for array in arrays if not array.weak_type] or arrays
-    double = any(array.dtype == jnp.float64 for array in deciding)
-    dtype = jnp.float64 if double else jnp.float32
+    dtype = result_dtype(*deciding)
     return [jax.lax.convert_element_type(array, dtype) for array in arrays]
 
 
@@ -354,9 +355,9 @@ def support(function: str, where: Any, shape: tuple[int, ...]) -> Array:
     return array
 
 
-def values(function: str, returned: Any) -> Array:
+def returned(function: str, value: Any) -> Array:
     """What a transformed function returned: an array of real numbers."""
-    array = _array(function, "the transformed function's result", returned)
+    array = _array(function, "the transformed function's result", value)
     kinds = (jnp.floating, jnp.integer, jnp.bool_)
     if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
         raise TypeError(
@@ -411,18 +412,18 @@ def temperature(function: str, value: Any) -> Any:
                 f"found shape {array.shape}."
             )
         return array
-    return positive(function, "temperature", value)
+    return positive_number(function, "temperature", value)
 
 
-def _real(function: str, name: str, value: Any) -> None:
+def _number(function: str, name: str, value: Any) -> None:
     real = (int, float, np.integer, np.floating)
     if isinstance(value, bool) or not isinstance(value, real):
         raise TypeError(f"{function}: {name} must be a number, found {value!r}.")
 
 
-def positive(function: str, name: str, value: Any) -> float:
+def positive_number(function: str, name: str, value: Any) -> float:
     """A keyword that takes a Python number > 0, known while tracing."""
-    _real(function, name, value)
+    _number(function, name, value)
     float32 = np.finfo(np.float32)
     if not float(float32.smallest_normal) <= value <= float(float32.max):
         raise ValueError(
@@ -440,9 +441,9 @@ def positive_integer(function: str, name: str, value: Any) -> int:
     return int(value)
 
 
-def non_negative(function: str, name: str, value: Any) -> float:
+def non_negative_number(function: str, name: str, value: Any) -> float:
     """A keyword that takes a finite Python number >= 0, known while tracing."""
-    _real(function, name, value)
+    _number(function, name, value)
     if not 0 <= value <= float(np.finfo(np.float32).max):
         raise ValueError(
             f"{function}: {name} must be finite and >= 0 in float32, found {value!r}."
@@ -450,7 +451,7 @@ def non_negative(function: str, name: str, value: Any) -> float:
     return float(value)
 
 
-def order(function: str, value: Any, least: int) -> int:
+def nodes(function: str, value: Any, least: int) -> int:
     """The number of nodes of a rule of which every second one is a rule too."""
     value = positive_integer(function, "order", value)
     if value < least or not value % 2:
@@ -462,7 +463,7 @@ def order(function: str, value: Any, least: int) -> int:
 
 def fraction(function: str, name: str, value: Any) -> float:
     """A keyword that takes a Python number of [0, 1], known while tracing."""
-    _real(function, name, value)
+    _number(function, name, value)
     if not 0 <= value <= 1:
         raise ValueError(f"{function}: {name} must be in [0, 1], found {value!r}.")
     return float(value)

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from kl_jax._arithmetic import (
-    at_least,
-    at_most,
+    clamp_max,
+    clamp_min,
+    jitted_custom_jvp,
     polynomial,
     reciprocal,
     two_sum,
-    with_own_rule,
 )
 
 # (e^x - 1 - x - x^2/2) / x^3 on [-1, 2], minimax polynomials by mpmath's chebyfit,
@@ -41,7 +41,8 @@ _EXP_SERIES = {
         2.439135756032995e-16,
     ],
 }
-# phi takes it on less: below -0.7, x^2/2 has coarser steps than phi.
+# phi takes the series on this smaller interval: below -0.7 the spacing of floats near x^2/2
+# exceeds that near phi(x).
 _NEAR = (-0.7, 1.4)
 
 # c(t) = 1/3 + t/5 + t^2/7 + ... on [0, 1/9], likewise. With s = x / (2 + x) it serves
@@ -88,62 +89,62 @@ def _power_of_2(n: Array) -> Array:
     return eighth * power(exponent & 15) * eighth
 
 
-class _Exp(NamedTuple):
-    """e^x = scale + scale * less, with scale a power of two; 1 where x is near 0."""
+class _ExpParts(NamedTuple):
+    """e^x = scale + scale * expm1, with scale a power of two; 1 where x is near 0."""
 
     near: Array
-    remainder: Array  # r: x less log(scale)
+    remainder: Array  # r = x - log(scale)
     scale: Array
-    less: Array  # e^r - 1
-    excess: Array  # e^r - 1 - r
+    expm1: Array  # e^r - 1
+    phi: Array  # e^r - 1 - r
 
 
-def exp_series(r: Array) -> Array:
+def phi_series(r: Array) -> Array:
     """e^r - 1 - r for r in [-1, 2]."""
     return r * (0.5 * r + (r * r) * polynomial(_EXP_SERIES[r.dtype], r))
 
 
-def in_series(x: Array) -> Array:
-    """Where `exp_series` holds. At its ends q - p (1 + d) amplifies the errors of q and p
+def phi_series_holds(x: Array) -> Array:
+    """Where `phi_series` holds. At its ends q - p (1 + d) amplifies the errors of q and p
     by 1 and 2.4, at -0.7 by 4.
     """
     return (-1 <= x) & (x <= 2)
 
 
-def is_near_0(x: Array) -> Array:
+def phi_series_is_better(x: Array) -> Array:
     return (_NEAR[0] <= x) & (x <= _NEAR[1])
 
 
-def _exp_parts(x: Array) -> _Exp:
+def _exp_parts(x: Array) -> _ExpParts:
     # Not jnp.exp: its error in float64, 1.7 ULP, is 2.3 in the differences taken here.
     info = jnp.finfo(x.dtype)
     high, low = _LOG_2[x.dtype]
-    near = is_near_0(x)
+    near = phi_series_is_better(x)
     # Beyond these bounds e^x is 0 or inf already; an infinite n would make r nan.
     bounded = jnp.clip(x, info.minexp * high, (info.maxexp + 1) * high)
     n = jnp.clip(jnp.round(bounded * (1 / high)), info.minexp, info.maxexp - 1)
     n = jnp.where(near, 0, n)
     r = (bounded - n * high) - n * low
-    excess = exp_series(r)
-    return _Exp(near, r, _power_of_2(n), r + excess, excess)
+    phi_r = phi_series(r)
+    return _ExpParts(near, r, _power_of_2(n), r + phi_r, phi_r)
 
 
-def _expm1_and_error(e: _Exp) -> tuple[Array, Array]:
+def _expm1_and_error(e: _ExpParts) -> tuple[Array, Array]:
     """e^x - 1 and the error of the last rounding in it: the first part is the larger."""
     large = jnp.where(e.near, e.remainder, e.scale - 1)
-    small = jnp.where(e.near, e.excess, e.scale * e.less)
+    small = jnp.where(e.near, e.phi, e.scale * e.expm1)
     total = large + small
     return total, (large - total) + small
 
 
-def _reduced(x: Array) -> tuple[Array, Array]:
+def _reduced_argument(x: Array) -> tuple[Array, Array]:
     """r and 2^n with x = r + n log 2 and |r| <= 0.35, for x within the exponents."""
     high, low = _LOG_2[x.dtype]
     n = jnp.round(x * (1 / high))
     return (x - n * high) - n * low, _power_of_2(n)
 
 
-def _less_1(r: Array) -> Array:
+def _expm1_of_reduced(r: Array) -> Array:
     """e^r - 1 for |r| <= 0.35."""
     series = [1 / math.factorial(k) for k in range(2, _FACTORIALS[r.dtype])]
     return r + (r * r) * polynomial(series, r)
@@ -162,18 +163,18 @@ def _exp_on_cpu(x: Array) -> Array:
     if x.dtype != jnp.float32:
         return jnp.exp(x)
     # From here to there the bits are those of 0 and of inf.
-    r, scale = _reduced(at_most(89, at_least(-88, x)))
-    return (1 + _less_1(r)) * scale
+    r, scale = _reduced_argument(clamp_max(clamp_min(x, -88), 89))
+    return (1 + _expm1_of_reduced(r)) * scale
 
 
 def one_minus_exp(x: Array) -> Array:
     """1 - e^-x for x >= 0, likewise without a rule."""
     # Beyond 0.69 < log(2) times the last exponent, e^-x is nothing beside 1.
-    r, scale = _reduced(-at_most(-jnp.finfo(x.dtype).minexp * 0.69, x))
-    return (1 - scale) - scale * _less_1(r)
+    r, scale = _reduced_argument(-clamp_max(x, -jnp.finfo(x.dtype).minexp * 0.69))
+    return (1 - scale) - scale * _expm1_of_reduced(r)
 
 
-@with_own_rule
+@jitted_custom_jvp
 def expm1(x: Array) -> Array:
     """e^x - 1. Its derivative is e^x."""
     return _expm1_and_error(_exp_parts(x))[0]
@@ -195,7 +196,7 @@ def _log1p_of_sum(x: Array, a: Array, b: Array) -> Array:
     return jnp.where(near, series, jnp.log(total) + jnp.where(regular, quotient, 0))
 
 
-@with_own_rule
+@jitted_custom_jvp
 def log1p(x: Array) -> Array:
     """log(1 + x) for x >= -1. Its derivative is 1 / (1 + x)."""
     # Written 1 + x, with a literal, XLA would fold what two_sum takes from it.
@@ -205,18 +206,18 @@ def log1p(x: Array) -> Array:
 log1p.defjvps(lambda dx, _, x: reciprocal(1 + x) * dx)
 
 
-@with_own_rule
+@jitted_custom_jvp
 def phi(x: Array) -> Array:
     """e^x - 1 - x >= 0, without cancellation. Its derivative is expm1(x)."""
     e = _exp_parts(x)
-    outside = ((e.scale - 1) - x) + e.scale * e.less
-    return jnp.where(e.near, e.excess, jnp.where(x == jnp.inf, x, outside))
+    outside = ((e.scale - 1) - x) + e.scale * e.expm1
+    return jnp.where(e.near, e.phi, jnp.where(x == jnp.inf, x, outside))
 
 
 phi.defjvps(lambda dx, _, x: expm1(x) * dx)
 
 
-@with_own_rule
+@jitted_custom_jvp
 def scaled_phi(x: Array) -> Array:
     """min(1, e^-x) phi(x): phi(x) for x <= 0, 1 - e^-x (1 + x) for x > 0, at most 1 there.
 
@@ -225,11 +226,11 @@ def scaled_phi(x: Array) -> Array:
     decay = jnp.exp(-jnp.abs(x))
     positive = jnp.where(x == jnp.inf, 1, 1 - decay * (1 + x))
     outside = jnp.where(x > 0, positive, decay - (1 + x))
-    near = is_near_0(x)
+    near = phi_series_is_better(x)
     r = jnp.where(near, x, 0)
-    excess = exp_series(r)
+    phi_r = phi_series(r)
     # Divided by e^x made of the same parts, whose errors cancel in part.
-    inside = excess / jnp.where(x > 0, 1 + (r + excess), 1)
+    inside = phi_r / jnp.where(x > 0, 1 + (r + phi_r), 1)
     return jnp.where(near, inside, outside)
 
 
@@ -243,7 +244,7 @@ def _scaled_phi_slope(x: Array) -> Array:
 scaled_phi.defjvps(lambda dx, _, x: _scaled_phi_slope(x) * dx)
 
 
-@functools.partial(with_own_rule, static=(0,))
+@functools.partial(jitted_custom_jvp, static=(0,))
 def _decay(n: int, x: Array) -> Array:
     """(n - x) e^-x for x >= 0. A family closed under derivatives, whose zeros are exact."""
     return jnp.where(x == jnp.inf, 0, (n - x) * jnp.exp(-x))
@@ -269,7 +270,7 @@ def scaled_phi_difference(x: Array, c: float) -> Array:
     if c < 0:
         return right  # a sum
     # The difference of the series, term by term: for c = 1/2 it would triple the error.
-    near = is_near_0(x)
+    near = phi_series_is_better(x)
     r = jnp.where(near, x, 0)
     terms = [a * (1 - c ** (k + 2)) for k, a in enumerate(_EXP_SERIES[x.dtype])]
     series = r * (0.5 * (1 - c) * r + (r * r) * polynomial(terms, r))
@@ -285,7 +286,7 @@ def scaled_phi_difference(x: Array, c: float) -> Array:
 # --- log(w + (1 - w) e^x) -----------------------------------------------------------
 
 
-@functools.partial(with_own_rule, static=(1,))
+@functools.partial(jitted_custom_jvp, static=(1,))
 def log_mixture(x: Array, weight: float) -> Array:
     """log(weight + (1 - weight) e^x), for 0 <= weight <= 1, of full relative accuracy.
 
@@ -313,18 +314,18 @@ def log_mixture(x: Array, weight: float) -> Array:
     # Below 1/2 the sum of two positive numbers: 1 + change has lost the weight.
     below = change < -0.5
     a = jnp.where(below, weight, 1)
-    b = jnp.where(below, high * (e.scale + e.scale * e.less), change)
+    b = jnp.where(below, high * (e.scale + e.scale * e.expm1), change)
     return _log1p_of_sum(change, a, b) + jnp.where(x > 80, x - 80, 0)
 
 
 @log_mixture.defjvp
 def _log_mixture_jvp(weight, primals, tangents):
     (x,), (dx,) = primals, tangents
-    return log_mixture(x, weight), _share((weight, 1 - weight), x) * dx
+    return log_mixture(x, weight), _weighted_sigmoid((weight, 1 - weight), x) * dx
 
 
-@functools.partial(with_own_rule, static=(0,))
-def _share(weights: tuple[float, float], x: Array) -> Array:
+@functools.partial(jitted_custom_jvp, static=(0,))
+def _weighted_sigmoid(weights: tuple[float, float], x: Array) -> Array:
     """w e^x / (v + w e^x) of weights (v, w). What is left of 1 is the share of -x with
     the weights exchanged, so that neither cancels.
     """
@@ -339,8 +340,8 @@ def _share(weights: tuple[float, float], x: Array) -> Array:
     return part / (part + v * jnp.where(x > 0, decay, 1))
 
 
-@_share.defjvp
-def _share_jvp(weights, primals, tangents):
+@_weighted_sigmoid.defjvp
+def _weighted_sigmoid_jvp(weights, primals, tangents):
     (x,), (dx,) = primals, tangents
-    value = _share(weights, x)
-    return value, value * _share(weights[::-1], -x) * dx
+    value = _weighted_sigmoid(weights, x)
+    return value, value * _weighted_sigmoid(weights[::-1], -x) * dx

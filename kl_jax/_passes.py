@@ -26,13 +26,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import AxisType
 
-from kl_jax._arithmetic import at_least, two_sum
-from kl_jax._exponentials import exp_of_sum, exp_series, in_series, log1p
+from kl_jax._arithmetic import clamp_min, result_dtype, two_sum
+from kl_jax._exponentials import exp_of_sum, log1p, phi_series, phi_series_holds
 
 
 class Block(NamedTuple):
-    """One number a row each. Where p has no mass, `mass_p` is 0 and `log_ratio` is
-    log(mass_q); where q has none, that is -inf.
+    """One number a row each. Where p has no mass, `mass_p` is 0 and `log_mass_ratio`
+    is log(mass_q); where q has none, that is -inf.
     """
 
     top: Array  # the largest logit of p
@@ -42,11 +42,11 @@ class Block(NamedTuple):
     mass_q: Array  # sum of e^(b - origin)
     origin: Array  # anchor + reference, rounded
     reference: Array  # the mean, or q's largest logit where that is far above
-    log_ratio: Array  # what is added to the reference to give log(ratio)
+    log_mass_ratio: Array  # what is added to the reference to give log(ratio)
     kl: Array  # KL of p and q, each renormalised on the block
 
 
-def of_outcomes(logits_p: Array, logits_q: Array) -> Block:
+def summarize(logits_p: Array, logits_q: Array) -> Block:
     """The summary of the outcomes along the last axis. Any floating dtype in, at least
     float32 out.
     """
@@ -70,7 +70,7 @@ def _of_rows(logits_p: Array, logits_q: Array) -> Block:
 
 
 @_of_rows.def_vmap
-def _more_rows(size, batched, *logits):
+def _vmapped_rows(size, batched, *logits):
     """What vmap adds are rows like any others, to be cut into tiles where that is done."""
     a, b = (
         x if known else jnp.broadcast_to(x, (size, *x.shape))
@@ -93,7 +93,7 @@ def _max(x: Array) -> Array:
     return jnp.max(x, -1, keepdims=True)
 
 
-def finite(logits: Array, dtype: Any) -> Array:
+def clamp_inf(logits: Array, dtype: Any) -> Array:
     """In the dtype computed in; +inf, a point mass, as the largest number: the other
     outcomes are e^-1e38 beside that.
     """
@@ -110,14 +110,15 @@ def shifted(logits: Array, origin: Array) -> tuple[Array, Array]:
     """x - origin, from the bottom up, and its rounding error: at a shift of 40 it is 17 ULP
     of the power. That of -inf would be nan.
     """
-    return two_sum(at_least(_bottom(origin), logits), -origin)
+    return two_sum(clamp_min(logits, _bottom(origin)), -origin)
 
 
-def masses(logits: Array, origin: Array) -> Array:
+def mass_of(logits: Array, origin: Array) -> Array:
+    """e^(x - origin)."""
     return exp_of_sum(*shifted(logits, origin))
 
 
-def deltas(a: Array, b: Array, top: Array, anchor: Array) -> Array:
+def delta_of(a: Array, b: Array, top: Array, anchor: Array) -> Array:
     """(b - anchor) - (a - top), rounded once or twice however large the offsets: b - a is
     nearly the same everywhere, and its rounding error is put back.
     """
@@ -128,121 +129,137 @@ def deltas(a: Array, b: Array, top: Array, anchor: Array) -> Array:
     return delta + jnp.where(jnp.abs(delta) < jnp.inf, error - origin_error, 0)
 
 
-class _Passes(NamedTuple):
-    """What two passes over the outcomes give. Where q is `large`, `total` is q's mass."""
+class RowSums(NamedTuple):
+    """What two passes over the outcomes of a row give."""
 
     top: Array
     anchor: Array
     mass: Array  # sum of the weights w = e^(a - top)
     mean: Array  # sum of w delta, by the mass; inf where kl is
     reference: Array  # what the second pass takes from delta
-    large: Array
-    total: Array  # sum of w phi(d)
+    q_dominates: Array  # whether that is q's largest logit, not the mean
+    total: Array  # sum of w phi(d); where q dominates, q's mass
     residual: Array  # sum of w d: 0 but for the rounding of the mean
 
 
-def passes(
+def _row_sums_of_finite(
+    logits_p: Array, logits_q: Array, mode: tuple[Array, Array], sums: Sums
+) -> RowSums:
+    """The two passes for finite logits, of which p's may be -inf too. For others, and where
+    a power overflows, a number comes out that is not finite.
+    """
+    dtype = result_dtype(logits_p, logits_q)
+    a, b, top, anchor = (x.astype(dtype) for x in (logits_p, logits_q, *mode))
+    weight, delta = mass_of(a, top), delta_of(a, b, top, anchor)
+    # Not where the weight is 0: where it underflows q may be 0, and 0 * -inf must show.
+    delta = jnp.where(a < _bottom(top), 0, delta)
+    mass, moment = sums(weight, weight * delta)
+    mean = moment / mass
+    origin, remainder = two_sum(anchor, mean)
+    mass_q = mass_of(b, origin) * jnp.exp(-remainder)
+    d = delta - mean
+    total, residual = sums(_phi_terms(weight, d, mass_q), weight * d)
+    no = jnp.zeros_like(mean, bool)
+    return _squeezed(RowSums(top, anchor, mass, mean, mean, no, total, residual))
+
+
+def row_sums(
     logits_p: Array,
     logits_q: Array,
     mode: tuple[Array, Array],
     sums: Sums,
-    inner: Block | None = None,
-    keep: bool = False,
-    moderate: bool = False,
-) -> _Passes:
-    """Over the blocks `inner`, whose modes have these logits; None: over single outcomes.
-
-    Weight and delta serve twice: kept, or computed again. If `moderate`, nothing is spent
-    on infinite logits, but for -inf in p, and on powers that overflow: where there are any,
-    a number comes out that is not finite.
+    blocks: Block | None = None,
+    recompute: bool = True,
+) -> RowSums:
+    """The two passes for any logits: of single outcomes, or of the modes of `blocks` that
+    are to be merged. Both passes need weight and delta, kept or computed again.
     """
-    double = jnp.float64 in (logits_p.dtype, logits_q.dtype)
-    dtype = jnp.float64 if double else jnp.float32
+    dtype = result_dtype(logits_p, logits_q)
     largest = float(jnp.finfo(dtype).max)
-    top, anchor = (x.astype(dtype) for x in mode)
-    at_mode = anchor
-    if not moderate:
-        top, at_mode = finite(top, dtype), finite(anchor, dtype)
-        top = jnp.where(top == -jnp.inf, 0, top)
-        # b - anchor must not overflow.
-        small = jnp.abs(at_mode) < largest * float(jnp.finfo(dtype).eps) / 4
-        anchor = jnp.where(small | (at_mode == largest), at_mode, 0)
+    top, at_mode = (clamp_inf(x, dtype) for x in mode)
+    top = jnp.where(top == -jnp.inf, 0, top)
+    # b - anchor must not overflow.
+    small = jnp.abs(at_mode) < largest * float(jnp.finfo(dtype).eps) / 4
+    anchor = jnp.where(small | (at_mode == largest), at_mode, 0)
 
     def parts(top: Array, anchor: Array) -> tuple[Array, Array, Array]:
-        a, b = logits_p.astype(dtype), logits_q.astype(dtype)
-        if not moderate:
-            a, b = finite(a, dtype), finite(b, dtype)
-        weight, delta = masses(a, top), deltas(a, b, top, anchor)
-        if inner is not None:
-            b, weight = inner.origin, weight * inner.mass_p
-            delta = delta + (inner.reference + inner.log_ratio)
-        # Where a power underflows q may be 0, and 0 * -inf is to be noticed.
-        absent = a < _bottom(top) if moderate else weight == 0
-        return b, weight, jnp.where(absent, 0, delta)
+        a, b = clamp_inf(logits_p, dtype), clamp_inf(logits_q, dtype)
+        weight, delta = mass_of(a, top), delta_of(a, b, top, anchor)
+        if blocks is not None:
+            b, weight = blocks.origin, weight * blocks.mass_p
+            delta = delta + (blocks.reference + blocks.log_mass_ratio)
+        return b, weight, jnp.where(weight == 0, 0, delta)
 
     b, weight, delta = parts(top, anchor)
-    terms = weight * delta
-    if not moderate:
-        # q = 0 < p, also where e^(a - top) underflows; beside +inf all else is 0.
-        least_p, least_q = (jnp.where(x == largest, x, -largest) for x in (top, anchor))
-        missing = (logits_q.astype(dtype) < least_q) & (logits_p.astype(dtype) >= least_p)
-        terms = jnp.where(missing, -jnp.inf, terms)
-    mass, moment = sums(weight, terms)
-    if moderate:
-        mean = centre = reference = moment / mass
-        large = jnp.zeros_like(mean, bool)
-    else:
-        mean = moment / jnp.where(mass == 0, 1, mass)
-        peak = _max(b - anchor)
-        infinite = jnp.isinf(mean) | ((peak == largest) & (at_mode < largest))
-        infinite = infinite & (mass > 0)
-        centre = jnp.where(jnp.isinf(mean), 0, mean)
-        mean = jnp.where(infinite, jnp.inf, centre)
-        peak = jnp.where(peak == -jnp.inf, 0, peak)
-        large = infinite | (mass == 0) | (peak - centre > _LARGE)
-        reference = jnp.where(large, peak, centre)
-    # e^(b - anchor - reference) = e^(b - origin) e^-remainder; in large rows the remainder
-    # may be large too, and goes into the logarithm.
+    # q = 0 < p, also where e^(a - top) underflows; beside +inf all else is 0.
+    least_p, least_q = (jnp.where(x == largest, x, -largest) for x in (top, anchor))
+    missing = (logits_q.astype(dtype) < least_q) & (logits_p.astype(dtype) >= least_p)
+    mass, moment = sums(weight, jnp.where(missing, -jnp.inf, weight * delta))
+    mean = moment / jnp.where(mass == 0, 1, mass)
+    peak = _max(b - anchor)
+    infinite = jnp.isinf(mean) | ((peak == largest) & (at_mode < largest))
+    infinite = infinite & (mass > 0)
+    centre = jnp.where(jnp.isinf(mean), 0, mean)
+    mean = jnp.where(infinite, jnp.inf, centre)
+    peak = jnp.where(peak == -jnp.inf, 0, peak)
+    q_dominates = infinite | (mass == 0) | (peak - centre > _LARGE)
+    reference = jnp.where(q_dominates, peak, centre)
+    # e^(b - anchor - reference) = e^(b - origin) e^-remainder; where q dominates the
+    # remainder may be large too, and goes into the logarithm.
     origin, remainder = two_sum(anchor, reference)
-    scale = jnp.exp(jnp.where(large, 0, -remainder))
+    scale = jnp.exp(jnp.where(q_dominates, 0, -remainder))
 
-    if not keep:
+    if recompute:
         # The barrier stops XLA from storing what both passes compute alike.
-        top, anchor, centre, large, origin = lax.optimization_barrier(
-            (top, anchor, centre, large, origin)
+        top, anchor, centre, q_dominates, origin = lax.optimization_barrier(
+            (top, anchor, centre, q_dominates, origin)
         )
         b, weight, delta = parts(top, anchor)
     d = delta - centre
-    mass_q = masses(b, origin) * scale
-    if inner is not None:
-        mass_q = mass_q * inner.mass_q
-    # p phi(d), or q - p (1 + d): each where it neither cancels nor overflows. The second
-    # holds at p = 0 too.
-    far = mass_q - jnp.where(large, 0, weight * (1 + d))
-    near = in_series(d) & (weight > 0) & ~large
-    terms = jnp.where(near, weight * exp_series(d), far)
+    mass_q = mass_of(b, origin) * scale
+    if blocks is not None:
+        mass_q = mass_q * blocks.mass_q
+    terms = jnp.where(q_dominates, mass_q, _phi_terms(weight, d, mass_q))
     total, residual = sums(terms, weight * d)
-    rows = _Passes(top, anchor, mass, mean, reference, large, total, residual)
-    return _Passes(*(jnp.squeeze(x, -1) for x in rows))
+    return _squeezed(
+        RowSums(top, anchor, mass, mean, reference, q_dominates, total, residual)
+    )
 
 
-def finish(x: _Passes) -> Block:
+def _phi_terms(weight: Array, d: Array, mass_q: Array) -> Array:
+    """p phi(d), or q - p (1 + d): each where it neither cancels nor overflows. The second
+    holds at p = 0 too.
+    """
+    near = phi_series_holds(d) & (weight > 0)
+    return jnp.where(near, weight * phi_series(d), mass_q - weight * (1 + d))
+
+
+def _squeezed(rows: RowSums) -> RowSums:
+    return RowSums(*(jnp.squeeze(x, -1) for x in rows))
+
+
+def block_of(x: RowSums) -> Block:
+    """The block that two passes describe."""
     infinite = (x.mean == jnp.inf) & ~jnp.isnan(x.total)  # nan is not hidden by inf
     mean = jnp.where(x.mean == jnp.inf, 0, x.mean)
     origin, remainder = two_sum(x.anchor, x.reference)
-    mass_q = x.total + jnp.where(x.large, 0, x.mass + x.residual)
-    mass_q = mass_q / jnp.exp(jnp.where(x.large, 0, -remainder))
+    mass_q = x.total + jnp.where(x.q_dominates, 0, x.mass + x.residual)
+    mass_q = mass_q / jnp.exp(jnp.where(x.q_dominates, 0, -remainder))
     size = jnp.where(x.mass == 0, 1, x.mass)
     total, residual = x.total / size, x.residual / size
     # The mean was rounded: E[d] = residual, not 0, and e^-residual (1 + total + residual)
     # is what log1p wants, here to the second order in the residual.
     corrected = total - residual * (total + residual / 2)
     mean = mean + residual
-    log_ratio = jnp.where(x.large, jnp.log(total) - remainder, log1p(total + residual))
-    kl = jnp.where(x.large, (x.reference - mean) + log_ratio, log1p(corrected))
+    log_mass_ratio = jnp.where(
+        x.q_dominates, jnp.log(total) - remainder, log1p(total + residual)
+    )
+    kl = jnp.where(x.q_dominates, (x.reference - mean) + log_mass_ratio, log1p(corrected))
     kl = jnp.where(infinite, jnp.inf, jnp.where(x.mass == 0, 0, kl))
     mean = jnp.where(infinite, 0, mean)
-    return Block(x.top, x.anchor, mean, x.mass, mass_q, origin, x.reference, log_ratio, kl)
+    return Block(
+        x.top, x.anchor, mean, x.mass, mass_q, origin, x.reference, log_mass_ratio, kl
+    )
 
 
 # --- the same sums, as each platform computes them best ------------------------------
@@ -271,7 +288,7 @@ def _mode_by_chunk(a: Array, b: Array) -> tuple[Array, Array]:
     return mode_by_mask(x, y)
 
 
-def sums(x: Array, y: Array) -> tuple[Array, Array]:
+def sums_apart(x: Array, y: Array) -> tuple[Array, Array]:
     return jnp.sum(x, -1, keepdims=True), jnp.sum(y, -1, keepdims=True)
 
 
@@ -285,14 +302,14 @@ def _sums_in_pairs(x: Array, y: Array) -> tuple[Array, Array]:
 
 def _sums_by_platform(x: Array, y: Array) -> tuple[Array, Array]:
     return lax.platform_dependent(
-        x, y, cuda=_sums_in_pairs, rocm=_sums_in_pairs, default=sums
+        x, y, cuda=_sums_in_pairs, rocm=_sums_in_pairs, default=sums_apart
     )
 
 
 def _of_whole(
     a: Array, b: Array, mode: Mode = _mode_by_index, sums: Sums = _sums_by_platform
 ) -> Block:
-    return finish(passes(a, b, mode(a, b), sums))
+    return block_of(row_sums(a, b, mode(a, b), sums))
 
 
 # Outcomes in a tile: 1 MiB of float32, so that the few arrays of a tile stay in a core's
@@ -306,23 +323,24 @@ def _in_tiles(a: Array, b: Array) -> Block:
     def stored(x: Array, y: Array) -> tuple[Array, Array]:
         # A reduction on its own is fast here; with its terms fused into it, three times
         # slower than the two apart.
-        return sums(lax.optimization_barrier(x), y)
+        return sums_apart(lax.optimization_barrier(x), y)
 
     def tile(cut: Callable[[Array], Array]) -> Array:
-        def summed(moderate: bool) -> Array:
-            x = passes(cut(a), cut(b), mode, stored, keep=True, moderate=moderate)
+        def stacked(x: RowSums) -> Array:
             # One array: eight would be eight kernels to compile, for each copy of them.
             return jnp.stack([y.astype(x.total.dtype) for y in x])
 
+        def of_any() -> Array:
+            return stacked(row_sums(cut(a), cut(b), mode, stored, recompute=False))
+
         mode = _mode_by_chunk(cut(a), cut(b))
         # What infinities cost, a fifth of the time, is paid where there are any.
-        found = summed(moderate=True)
-        done = jnp.all(jnp.isfinite(found))
-        return lax.cond(done, lambda: found, lambda: summed(moderate=False))
+        found = stacked(_row_sums_of_finite(cut(a), cut(b), mode, stored))
+        return lax.cond(jnp.all(jnp.isfinite(found)), lambda: found, of_any)
 
     def block(fields: Array) -> Block:
-        x = _Passes(*fields.reshape(len(fields), *shape))
-        return finish(x._replace(large=x.large > 0))
+        x = RowSums(*fields.reshape(len(fields), *shape))
+        return block_of(x._replace(q_dominates=x.q_dominates > 0))
 
     *shape, outcomes = a.shape
     rows = math.prod(shape)

@@ -11,12 +11,12 @@ from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts
 from kl_jax._arithmetic import (
+    jitted_custom_jvp,
     power_of_2_near,
     sum_last,
     tangent,
     two_prod,
     two_sum,
-    with_own_rule,
 )
 from kl_jax._exponentials import log1p
 from kl_jax.elementwise import generalized_kl_term, log_ratio
@@ -73,13 +73,13 @@ def kl_from_counts(
     _contracts.equal_shapes(name, counts_p=p, counts_q=q)
     _contracts.same_rows(name, counts_p=p, counts_q=q)
     _contracts.some_outcomes(name, p.shape, (p.ndim - 1,))
-    pseudocount = _contracts.non_negative(name, "pseudocount", pseudocount)
-    _checks.non_negative(name, "counts_p", p)
-    _checks.non_negative(name, "counts_q", q)
+    pseudocount = _contracts.non_negative_number(name, "pseudocount", pseudocount)
+    _checks.all_non_negative(name, "counts_p", p)
+    _checks.all_non_negative(name, "counts_q", q)
     return _from_counts(pseudocount, p, q)
 
 
-class _Side(NamedTuple):
+class _Histogram(NamedTuple):
     """Counts with the pseudocount, and their sum along the last axis, divided by a power
     of two that brings it next to 1/2. All in two parts, the second what the first lacks.
     """
@@ -90,16 +90,16 @@ class _Side(NamedTuple):
     total_low: Array
 
 
-def _side(pseudocount: float, counts: Array) -> _Side:
+def _histogram(pseudocount: float, counts: Array) -> _Histogram:
     # Not two_sum(counts, pseudocount): with a literal operand XLA folds what it takes back.
     count = two_sum(jnp.maximum(counts, pseudocount), jnp.minimum(counts, pseudocount))
     total = sum_last(*count)
     # Counts below 1: from there on generalized_kl scales down, and s^2 p may underflow.
     unit = 2 * power_of_2_near(total[0])
-    return _Side(*(x / unit for x in (*count, *total)))
+    return _Histogram(*(x / unit for x in (*count, *total)))
 
 
-def _rescaled(p: _Side, q: _Side) -> tuple[Array, Array]:
+def _rescaled(p: _Histogram, q: _Histogram) -> tuple[Array, Array]:
     """q's counts for p's total, and how far p's are above them."""
     mine, mine_error = two_prod(p.count, q.total)
     theirs, theirs_error = two_prod(q.count, p.total)
@@ -109,9 +109,9 @@ def _rescaled(p: _Side, q: _Side) -> tuple[Array, Array]:
     return q.count * p.total / q.total, difference / q.total
 
 
-@functools.partial(with_own_rule, static=(0,))
+@functools.partial(jitted_custom_jvp, static=(0,))
 def _from_counts(pseudocount: float, counts_p: Array, counts_q: Array) -> Array:
-    p, q = _side(pseudocount, counts_p), _side(pseudocount, counts_q)
+    p, q = _histogram(pseudocount, counts_p), _histogram(pseudocount, counts_q)
     terms = generalized_kl_term(p.count, *_rescaled(p, q))
     value = (sum_last(terms, jnp.zeros_like(terms))[0] / p.total)[..., 0]
     value = jnp.where(jnp.any(terms == jnp.inf, -1), jnp.inf, value)  # its error is nan
@@ -121,32 +121,36 @@ def _from_counts(pseudocount: float, counts_p: Array, counts_q: Array) -> Array:
 
 def _from_counts_jvp(pseudocount, primals, tangents):
     value = _from_counts(pseudocount, *primals)
-    log, excess = _quotient(pseudocount, *primals)
+    log, ratio_minus_1 = _ratio_terms(pseudocount, *primals)
     total_p, total_q = ((x + pseudocount).sum(-1, keepdims=True) for x in primals)
     mean = value[..., None]
     slope_p = jnp.where(mean == jnp.inf, 0, (log - mean) / total_p)
-    change = tangent(log, (slope_p, tangents[0]), (-excess / total_q, tangents[1]))
+    change = tangent(log, (slope_p, tangents[0]), (-ratio_minus_1 / total_q, tangents[1]))
     return value, jnp.sum(change, -1)
 
 
 _from_counts.defjvp(_from_counts_jvp, symbolic_zeros=True)
 
 
-@functools.partial(with_own_rule, static=(0,))
-def _quotient(pseudocount: float, counts_p: Array, counts_q: Array) -> tuple[Array, Array]:
+@functools.partial(jitted_custom_jvp, static=(0,))
+def _ratio_terms(
+    pseudocount: float, counts_p: Array, counts_q: Array
+) -> tuple[Array, Array]:
     """log(p / q), by convention 0 at p = 0, and p / q - 1, there -1, of the frequencies."""
-    p, q = _side(pseudocount, counts_p), _side(pseudocount, counts_q)
+    p, q = _histogram(pseudocount, counts_p), _histogram(pseudocount, counts_q)
     scaled, difference = _rescaled(p, q)
     none = p.count == 0
-    excess = jnp.where(none, -1, difference / jnp.where(none, 1, scaled))
-    near = jnp.abs(excess) < 0.5
-    log = jnp.where(near, log1p(jnp.where(near, excess, 0)), log_ratio(p.count, scaled))
-    return log, excess
+    ratio_minus_1 = jnp.where(none, -1, difference / jnp.where(none, 1, scaled))
+    near = jnp.abs(ratio_minus_1) < 0.5
+    log = jnp.where(
+        near, log1p(jnp.where(near, ratio_minus_1, 0)), log_ratio(p.count, scaled)
+    )
+    return log, ratio_minus_1
 
 
-@_quotient.defjvp
-def _quotient_jvp(pseudocount, primals, tangents):
-    log, excess = _quotient(pseudocount, *primals)
+@_ratio_terms.defjvp
+def _ratio_terms_jvp(pseudocount, primals, tangents):
+    log, ratio_minus_1 = _ratio_terms(pseudocount, *primals)
     (p, q), (dp, dq) = [x + pseudocount for x in primals], tangents
     total_p, total_q = (x.sum(-1, keepdims=True) for x in (p, q))
     common = dq.sum(-1, keepdims=True) / total_q - dp.sum(-1, keepdims=True) / total_p
@@ -155,5 +159,5 @@ def _quotient_jvp(pseudocount, primals, tangents):
     )
     common -= dq * inverse_q
     dlog = jnp.where(p == 0, 0, dp * inverse_p + common)
-    dexcess = dp * inverse_q * (total_q / total_p) + (1 + excess) * common
-    return (log, excess), (dlog, dexcess)
+    dratio_minus_1 = dp * inverse_q * (total_q / total_p) + (1 + ratio_minus_1) * common
+    return (log, ratio_minus_1), (dlog, dratio_minus_1)

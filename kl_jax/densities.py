@@ -82,7 +82,7 @@ def kl_from_densities(
     _contracts.function(name, log_p, "log_p")
     _contracts.function(name, log_q, "log_q")
     limits = _contracts.operands(name, low=low, high=high)
-    order = _contracts.order(name, order, 5)
+    order = _contracts.nodes(name, order, 5)
     _contracts.flag(name, "with_error", with_error)
 
     def logs(x: Array) -> list[Array]:

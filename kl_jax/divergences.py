@@ -21,7 +21,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts
-from kl_jax._blocks import Ratios, log_mass, over_outcomes, ratios, summary
+from kl_jax._blocks import OutcomeTerms, log_mass, outcome_terms, sum_outcomes, summary
 from kl_jax._contracts import AxisName
 from kl_jax._exponentials import log1p, log_mixture, phi, scaled_phi, scaled_phi_difference
 from kl_jax._passes import Block
@@ -327,7 +327,7 @@ def renyi_divergence(
     "Renyi divergence and Kullback-Leibler divergence" (2014).
     """
     name = "renyi_divergence"
-    order = _contracts.positive(name, "order", order)
+    order = _contracts.positive_number(name, "order", order)
     if order == 1:
         return _divergence(name, _kl, logits_p, logits_q, axis, where, axis_name)
     return _divergence(name, _renyi, logits_p, logits_q, axis, where, axis_name, order)
@@ -451,9 +451,9 @@ def _reverse_kl(axis_name: AxisName, a: Array, b: Array) -> Array:
 
 
 def _sum_of(generator: Callable[..., Array]) -> Callable[..., Array]:
-    """`generator(*parameters, ratios, axis_name)`, a sum over the outcomes, as a function
-    `of_rows(*parameters, axis_name, a, b)`. It is differentiated as it stands: by the rules
-    of `summary`, `ratios` and the elementwise functions in it.
+    """`generator(*parameters, terms, axis_name)`, a sum over the outcomes, as a function
+    `of_rows(*parameters, axis_name, a, b)`. JAX differentiates it as it stands, by the
+    rules of `summary`, `outcome_terms` and the elementwise functions in it.
     """
 
     @functools.wraps(generator)
@@ -462,7 +462,7 @@ def _sum_of(generator: Callable[..., Array]) -> Callable[..., Array]:
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def total(block: Block, a: Array, b: Array) -> Array:
-            value = generator(*parameters, ratios(block, a, b), axis_name)
+            value = generator(*parameters, outcome_terms(block, a, b), axis_name)
             return jnp.where(block.mass_p == 0, 0, value)
 
         return total(lax.optimization_barrier(summary(axis_name, a, b)), a, b)
@@ -484,22 +484,20 @@ def _term(p: Array, q: Array, r: Array) -> Array:
 
 
 @_sum_of
-def _jeffreys(x: Ratios, axis_name: AxisName) -> Array:
-    return over_outcomes(axis_name, _term(x.p, x.q, x.r) + _term(x.q, x.p, -x.r))
+def _jeffreys(x: OutcomeTerms, axis_name: AxisName) -> Array:
+    return sum_outcomes(axis_name, _term(x.p, x.q, x.r) + _term(x.q, x.p, -x.r))
 
 
 @_sum_of
-def _skew(s: float, x: Ratios, axis_name: AxisName) -> Array:
-    return over_outcomes(
-        axis_name, _term(x.p, s * x.p + (1 - s) * x.q, log_mixture(x.r, s))
-    )
+def _skew(s: float, x: OutcomeTerms, axis_name: AxisName) -> Array:
+    return sum_outcomes(axis_name, _term(x.p, s * x.p + (1 - s) * x.q, log_mixture(x.r, s)))
 
 
 @_sum_of
-def _jensen_shannon(beta: float, x: Ratios, axis_name: AxisName) -> Array:
+def _jensen_shannon(beta: float, x: OutcomeTerms, axis_name: AxisName) -> Array:
     m = beta * x.p + (1 - beta) * x.q
     of_p = beta * _term(x.p, m, log_mixture(x.r, beta))
-    return over_outcomes(
+    return sum_outcomes(
         axis_name, of_p + (1 - beta) * _term(x.q, m, log_mixture(-x.r, 1 - beta))
     )
 
@@ -510,7 +508,7 @@ def _renyi_term(p: Array, q: Array, r: Array, c: float) -> Array:
 
 
 @_sum_of
-def _renyi(order: float, x: Ratios, axis_name: AxisName) -> Array:
+def _renyi(order: float, x: OutcomeTerms, axis_name: AxisName) -> Array:
     c = 1 - order
     log_power = order * x.log_p + c * x.log_q
     log_power = jnp.where(x.log_p == -jnp.inf, -jnp.inf, log_power)
@@ -527,7 +525,7 @@ def _renyi(order: float, x: Ratios, axis_name: AxisName) -> Array:
         power = jnp.exp(jnp.where(far, jnp.minimum(log_power, 80), -jnp.inf))
         terms = x.p * phi(r) - (power - x.p * (1 + c * r)) / c
         terms = jnp.where(far, terms, _renyi_term(x.p, x.q, jnp.where(far, 0, x.r), c))
-    s = c * over_outcomes(axis_name, terms)  # 1 - E_p[e^(c r)]
+    s = c * sum_outcomes(axis_name, terms)  # 1 - E_p[e^(c r)]
     small = (-1e30 < s) & (s <= 0.5)
     near = -log1p(-jnp.where(small, s, 0)) / c
     return jnp.where(small, near, -log_mass(axis_name, log_power) / c)

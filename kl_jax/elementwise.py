@@ -28,7 +28,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts
-from kl_jax._arithmetic import over, polynomial, reciprocal, tangent, two_sum, with_own_rule
+from kl_jax._arithmetic import (
+    divide,
+    jitted_custom_jvp,
+    polynomial,
+    reciprocal,
+    tangent,
+    two_sum,
+)
 
 __all__ = ["generalized_kl", "rel_entr"]
 
@@ -92,14 +99,14 @@ def _close_parts(p: Array, q: Array, difference: Array | None = None) -> _Close:
     return _Close(scale, p, *change, *total, s, atanh_series(s * s))
 
 
-def _log_quotient(p: Array, q: Array) -> Array:
+def _far_log_ratio(p: Array, q: Array) -> Array:
     """log(p / q) where the quotient may leave the range of normal numbers."""
     quotient = p / q
     normal = (quotient >= jnp.finfo(p.dtype).tiny) & (quotient < jnp.inf)
     return jnp.where(normal, jnp.log(quotient), jnp.log(p) - jnp.log(q))
 
 
-@with_own_rule
+@jitted_custom_jvp
 def log_ratio(p: Array, q: Array, difference: Array | None = None) -> Array:
     """log(p / q) for p, q >= 0; by convention 0 at p = 0.
 
@@ -108,7 +115,7 @@ def log_ratio(p: Array, q: Array, difference: Array | None = None) -> Array:
     x = _close_parts(p, q, difference)
     s_error = (x.difference_error - x.s * x.total_error) / x.total
     close = 2 * (x.s + (x.s * x.s * x.s * x.c + s_error))
-    value = jnp.where(is_close(p, q), close, _log_quotient(p, q))
+    value = jnp.where(is_close(p, q), close, _far_log_ratio(p, q))
     return jnp.where(p == 0, 0, value)
 
 
@@ -166,12 +173,12 @@ def rel_entr(p: ArrayLike, q: ArrayLike) -> Array:
     """
     p, q = _contracts.floats("rel_entr", p=p, q=q)
     _contracts.equal_shapes("rel_entr", p=p, q=q)
-    _checks.non_negative("rel_entr", "p", p)
-    _checks.non_negative("rel_entr", "q", q)
+    _checks.all_non_negative("rel_entr", "p", p)
+    _checks.all_non_negative("rel_entr", "q", q)
     return _rel_entr(p, q)
 
 
-@with_own_rule
+@jitted_custom_jvp
 def _rel_entr(p: Array, q: Array) -> Array:
     return _of_measures(p, q, jnp.where(p == 0, 0, p * log_ratio(p, q)))
 
@@ -181,7 +188,7 @@ def _rel_entr_jvp(primals, tangents):
     dp, dq = tangents
     value = _rel_entr(p, q)
     slope_p = log_ratio(p, q) + jnp.where(p == 0, 0, jnp.ones_like(p))
-    slope_q = -over(p, _denominator(p, q))
+    slope_q = -divide(p, _denominator(p, q))
     return value, tangent(value, (slope_p, dp), (slope_q, dq))
 
 
@@ -222,12 +229,12 @@ def generalized_kl(p: ArrayLike, q: ArrayLike) -> Array:
     """
     p, q = _contracts.floats("generalized_kl", p=p, q=q)
     _contracts.equal_shapes("generalized_kl", p=p, q=q)
-    _checks.non_negative("generalized_kl", "p", p)
-    _checks.non_negative("generalized_kl", "q", q)
+    _checks.all_non_negative("generalized_kl", "p", p)
+    _checks.all_non_negative("generalized_kl", "q", q)
     return generalized_kl_term(p, q)
 
 
-@with_own_rule
+@jitted_custom_jvp
 def generalized_kl_term(p: Array, q: Array, difference: Array | None = None) -> Array:
     """p log(p / q) - p + q, unchecked."""
     x = _close_parts(p, q, difference)
@@ -235,7 +242,7 @@ def generalized_kl_term(p: Array, q: Array, difference: Array | None = None) -> 
     corrections = 2 * x.difference_error - x.s * x.total_error
     close = x.s * x.difference + x.s * (2 * x.p * (x.s * x.s) * x.c + corrections)
     # p (log(p / q) - 1) does not overflow unless the result does, as p log(p / q) would.
-    far = p * (_log_quotient(p, q) - 1) + q
+    far = p * (_far_log_ratio(p, q) - 1) + q
     value = jnp.where(is_close(p, q), close / x.scale, far)
     value = jnp.where((p == 0) | ((q == jnp.inf) & (p < jnp.inf)), q, value)
     return _of_measures(p, q, value)
@@ -245,37 +252,37 @@ def _generalized_kl_jvp(primals, tangents):
     p, q, difference = primals
     dp, dq, _ = tangents
     value = generalized_kl_term(p, q, difference)
-    slopes = log_ratio(p, q, difference), excess(p, q, difference)
+    slopes = log_ratio(p, q, difference), relative_difference(p, q, difference)
     return value, tangent(value, (slopes[0], dp), (slopes[1], dq))
 
 
 generalized_kl_term.defjvp(_generalized_kl_jvp, symbolic_zeros=True)
 
 
-@with_own_rule
-def excess(p: Array, q: Array, difference: Array | None = None) -> Array:
+@jitted_custom_jvp
+def relative_difference(p: Array, q: Array, difference: Array | None = None) -> Array:
     """(q - p) / q, 0 at p = q = 0. Its slope p / q^2 would cancel in 1/q - (q - p)/q^2."""
     x = _close_parts(
         p, q, difference
     )  # q - p is flushed to 0 next to the smallest normal number
-    far = over(q - p, _denominator(p, q))
+    far = divide(q - p, _denominator(p, q))
     return jnp.where(is_close(p, q), -x.difference / (q * x.scale), far)
 
 
-def _excess_jvp(primals, tangents):
+def _relative_difference_jvp(primals, tangents):
     p, q, difference = primals
     dp, dq, _ = tangents
-    value = excess(p, q, difference)
+    value = relative_difference(p, q, difference)
     y = _denominator(p, q)
     inverse = reciprocal(y)
     # A product: XLA turns (p / y) / y into p / (y y), which is p / 0 at y = 1e-23.
-    return value, tangent(value, (-inverse, dp), (over(p, y) * inverse, dq))
+    return value, tangent(value, (-inverse, dp), (divide(p, y) * inverse, dq))
 
 
-excess.defjvp(_excess_jvp, symbolic_zeros=True)
+relative_difference.defjvp(_relative_difference_jvp, symbolic_zeros=True)
 
 
-@with_own_rule
+@jitted_custom_jvp
 def itakura_saito(p: Array, q: Array, difference: Array | None = None) -> Array:
     """p / q - 1 - log(p / q) >= 0 for p, q > 0: the Bregman divergence of -log x.
 
@@ -286,7 +293,7 @@ def itakura_saito(p: Array, q: Array, difference: Array | None = None) -> Array:
     # s (p - q) / q to first order in the rounding errors of p - q and p + q.
     corrected = x.difference + 2 * x.difference_error - x.s * x.total_error
     close = x.s * (corrected / (q * x.scale)) - 2 * (x.s * (x.s * x.s)) * x.c
-    far = (p / q - 1) - _log_quotient(p, q)
+    far = (p / q - 1) - _far_log_ratio(p, q)
     return jnp.where(is_close(p, q), close, far)
 
 
@@ -294,8 +301,8 @@ def _itakura_saito_jvp(primals, tangents):
     p, q, difference = primals
     dp, dq, _ = tangents
     value = itakura_saito(p, q, difference)
-    change = excess(p, q, difference)
-    return value, tangent(value, (-over(change, p), dp), (over(change, q), dq))
+    change = relative_difference(p, q, difference)
+    return value, tangent(value, (-divide(change, p), dp), (divide(change, q), dq))
 
 
 itakura_saito.defjvp(_itakura_saito_jvp, symbolic_zeros=True)
@@ -304,32 +311,32 @@ itakura_saito.defjvp(_itakura_saito_jvp, symbolic_zeros=True)
 # --- the same term from logarithms: what torch_compat is made of ---------------
 
 
-@with_own_rule
-def _log_excess(p: Array, log_q: Array) -> Array:
+@jitted_custom_jvp
+def _log_ratio_of_log_q(p: Array, log_q: Array) -> Array:
     """log p - log_q; by convention 0 at p = 0."""
     return jnp.where(p == 0, 0, jnp.log(p) - log_q)
 
 
-def _log_excess_jvp(primals, tangents):
+def _log_ratio_of_log_q_jvp(primals, tangents):
     p, log_q = primals
     dp, dlog_q = tangents
-    value = _log_excess(p, log_q)
+    value = _log_ratio_of_log_q(p, log_q)
     slope_p = reciprocal(_denominator(p, p))
     slope_q = -jnp.ones_like(p)
     return value, tangent(value, (slope_p, dp), (slope_q, dlog_q))
 
 
-_log_excess.defjvp(_log_excess_jvp, symbolic_zeros=True)
+_log_ratio_of_log_q.defjvp(_log_ratio_of_log_q_jvp, symbolic_zeros=True)
 
 
-@with_own_rule
+@jitted_custom_jvp
 def rel_entr_of_log_q(p: Array, log_q: Array) -> Array:
     """p (log p - log_q): 0 at p = 0 whatever log_q, nan for p < 0 and for nan.
 
     exp(log_q) is never formed: it underflows long before the term does. Derivatives:
     log p - log_q + 1 in p, 0 at p = 0; -p in log_q.
     """
-    value = jnp.where(p == 0, 0, p * _log_excess(p, log_q))
+    value = jnp.where(p == 0, 0, p * _log_ratio_of_log_q(p, log_q))
     return jnp.where(jnp.isnan(log_q), jnp.nan, value)
 
 
@@ -337,14 +344,14 @@ def _rel_entr_of_log_q_jvp(primals, tangents):
     p, log_q = primals
     dp, dlog_q = tangents
     value = rel_entr_of_log_q(p, log_q)
-    slope_p = _log_excess(p, log_q) + jnp.where(p == 0, 0, jnp.ones_like(p))
+    slope_p = _log_ratio_of_log_q(p, log_q) + jnp.where(p == 0, 0, jnp.ones_like(p))
     return value, tangent(value, (slope_p, dp), (-p, dlog_q))
 
 
 rel_entr_of_log_q.defjvp(_rel_entr_of_log_q_jvp, symbolic_zeros=True)
 
 
-@with_own_rule
+@jitted_custom_jvp
 def rel_entr_of_logs(log_p: Array, log_q: Array) -> Array:
     """e^log_p (log_p - log_q): 0 at log_p = -inf whatever log_q, nan for nan.
 

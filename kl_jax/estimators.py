@@ -12,7 +12,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts
-from kl_jax._arithmetic import power_of_2_near, tangent, with_own_rule
+from kl_jax._arithmetic import jitted_custom_jvp, power_of_2_near, tangent
 from kl_jax._exponentials import expm1, phi
 from kl_jax.elementwise import log_ratio
 
@@ -87,21 +87,21 @@ def kl_estimate(log_p: ArrayLike, log_q: ArrayLike, *, estimator: str = "k3") ->
     return _kl_estimate(estimator, log_p, log_q)
 
 
-def _log_quotient(log_p: Array, log_q: Array) -> Array:
+def _log_q_minus_log_p(log_p: Array, log_q: Array) -> Array:
     """log q - log p, 0 where both are -inf."""
     return jnp.where((log_p == log_q) & (log_p == -jnp.inf), 0, log_q - log_p)
 
 
-@functools.partial(with_own_rule, static=(0,))
+@functools.partial(jitted_custom_jvp, static=(0,))
 def _kl_estimate(estimator: str, log_p: Array, log_q: Array) -> Array:
-    d = _log_quotient(log_p, log_q)
+    d = _log_q_minus_log_p(log_p, log_q)
     return {"k1": lambda: -d, "k2": lambda: d * d / 2, "k3": lambda: phi(d)}[estimator]()
 
 
 def _kl_estimate_jvp(estimator, primals, tangents):
     log_p, log_q = primals
     dlog_p, dlog_q = tangents
-    d = _log_quotient(log_p, log_q)
+    d = _log_q_minus_log_p(log_p, log_q)
     none = log_p == -jnp.inf
     slope_p = -jnp.where(none | (log_q == -jnp.inf), 0, d)
     slope_q = expm1(jnp.where(none, 0, d))
@@ -164,8 +164,8 @@ def kl_from_samples(x: ArrayLike, y: ArrayLike, *, k: int = 1) -> Array:
     k = _contracts.positive_integer(name, "k", k)
     x, y = _contracts.floats(name, x=x, y=y)
     _contracts.samples(name, k, x=x, y=y)
-    _checks.finite(name, "x", x)
-    _checks.finite(name, "y", y)
+    _checks.all_finite(name, "x", x)
+    _checks.all_finite(name, "y", y)
     return _from_samples(k, x, y)
 
 

@@ -19,19 +19,19 @@ from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts
-from kl_jax._arithmetic import with_own_rule
+from kl_jax._arithmetic import jitted_custom_jvp, result_dtype
 from kl_jax._blocks import (
-    by_rows,
-    change_of_kl,
-    change_of_masses,
-    changed,
+    auto_sharded,
+    block_tangent,
+    gather_shards,
+    kl_tangent,
+    mass_tangents,
     merge,
-    of_shards,
-    over_outcomes,
-    ratios,
+    outcome_terms,
+    sum_outcomes,
 )
 from kl_jax._contracts import AxisName
-from kl_jax._passes import Block, of_outcomes
+from kl_jax._passes import Block, summarize
 
 __all__ = ["linear_kl_divergence"]
 
@@ -115,22 +115,22 @@ def linear_kl_divergence(
     bias_p = _checked_bias(name, "bias_p", bias_p, vocab)
     bias_q = _checked_bias(name, "bias_q", bias_q, vocab)
     if softcap_p is not None:
-        softcap_p = _contracts.positive(name, "softcap_p", softcap_p)
+        softcap_p = _contracts.positive_number(name, "softcap_p", softcap_p)
     if softcap_q is not None:
-        softcap_q = _contracts.positive(name, "softcap_q", softcap_q)
+        softcap_q = _contracts.positive_number(name, "softcap_q", softcap_q)
     if block is not None:
         _contracts.positive_integer(name, "block", block)
     _contracts.axis_name(name, axis_name)
-    _checks.finite(name, "hidden_p", h_p)
-    _checks.finite(name, "weights_p", w_p)
-    _checks.finite(name, "hidden_q", h_q)
-    _checks.finite(name, "weights_q", w_q)
+    _checks.all_finite(name, "hidden_p", h_p)
+    _checks.all_finite(name, "weights_p", w_p)
+    _checks.all_finite(name, "hidden_q", h_q)
+    _checks.all_finite(name, "weights_q", w_q)
     t = _contracts.temperature(name, temperature)
-    _checks.positive(name, "temperature", t)
+    _checks.all_positive(name, "temperature", t)
 
     block = block or _tile(math.prod(h_p.shape[:-1]))
     static = _Static(block, softcap_p, softcap_q, axis_name)
-    return _of_heads(static, _Side(h_p, w_p, bias_p, t), _Side(h_q, w_q, bias_q, t))
+    return _of_heads(static, _Head(h_p, w_p, bias_p, t), _Head(h_q, w_q, bias_q, t))
 
 
 def _checked_bias(
@@ -153,7 +153,7 @@ def _tile(rows: int) -> int:
     return 1 << (wanted.bit_length() - 1)
 
 
-class _Side(NamedTuple):
+class _Head(NamedTuple):
     hidden: Array  # [..., features]; in a stream [rows, features]
     weights: Array  # [features, vocab]
     bias: Array | None  # [vocab]
@@ -169,23 +169,23 @@ class _Static(NamedTuple):
 
 # Executed one operation at a time, what is around `_summary` would be ten programs.
 @functools.partial(jax.jit, static_argnums=0)
-def _of_heads(static: _Static, *sides: _Side) -> Array:
+def _of_heads(static: _Static, *sides: _Head) -> Array:
     rows = sides[0].hidden.shape[:-1]
 
-    def value(p: _Side, q: _Side) -> Array:
+    def value(p: _Head, q: _Head) -> Array:
         p, q = (_by_row(x) for x in (p, q))
         kl = _summary(static, p, q).kl.reshape(rows)
         t = p.temperature.astype(kl.dtype)
         return kl * t * t
 
-    return by_rows(value, sides[1].hidden)(*sides)
+    return auto_sharded(value, sides[1].hidden)(*sides)
 
 
-def _by_row(side: _Side) -> _Side:
+def _by_row(head: _Head) -> _Head:
     """With one axis of rows, and the temperature in a dtype computed in."""
-    t = side.temperature
-    return side._replace(
-        hidden=side.hidden.reshape(-1, side.hidden.shape[-1]),
+    t = head.temperature
+    return head._replace(
+        hidden=head.hidden.reshape(-1, head.hidden.shape[-1]),
         temperature=t if t.dtype == jnp.float64 else t.astype(jnp.float32),
     )
 
@@ -195,18 +195,14 @@ def _by_row(side: _Side) -> _Side:
 
 def _operand(hidden: Array, weights: Array) -> Any:
     """The dtype of the operands: that of the arguments if it is one, else as for logits."""
-    return hidden.dtype if hidden.dtype == weights.dtype else _wide(hidden, weights)
+    return hidden.dtype if hidden.dtype == weights.dtype else result_dtype(hidden, weights)
 
 
-def _wide(*x: Array) -> Any:
-    return jnp.float64 if any(y.dtype == jnp.float64 for y in x) else jnp.float32
-
-
-@with_own_rule
+@jitted_custom_jvp
 def _product(hidden: Array, weights: Array) -> Array:
     """Summed at least in float32."""
     pair = (x.astype(_operand(hidden, weights)) for x in (hidden, weights))
-    return jnp.matmul(*pair, preferred_element_type=_wide(hidden, weights))
+    return jnp.matmul(*pair, preferred_element_type=result_dtype(hidden, weights))
 
 
 def _product_jvp(primals, tangents):
@@ -228,17 +224,17 @@ def _product_jvp(primals, tangents):
 _product.defjvp(_product_jvp, symbolic_zeros=True)
 
 
-def _logits(side: _Side, softcap: float | None, start: Array, size: int) -> Array:
-    weights = lax.dynamic_slice_in_dim(side.weights, start, size, 1)
-    x = _product(side.hidden, weights)
-    if side.bias is not None:
-        bias = lax.dynamic_slice_in_dim(side.bias, start, size)
+def _logits(head: _Head, softcap: float | None, start: Array, size: int) -> Array:
+    weights = lax.dynamic_slice_in_dim(head.weights, start, size, 1)
+    x = _product(head.hidden, weights)
+    if head.bias is not None:
+        bias = lax.dynamic_slice_in_dim(head.bias, start, size)
         x = x + bias[None].astype(x.dtype)
     if softcap is not None:
         masked = x == -jnp.inf
         x = softcap * jnp.tanh(jnp.where(masked, 0, x) / softcap)
         x = jnp.where(masked, -jnp.inf, x)
-    return x / side.temperature.astype(x.dtype)
+    return x / head.temperature.astype(x.dtype)
 
 
 # --- the stream -----------------------------------------------------------------
@@ -258,7 +254,7 @@ def _over_tiles(size: int, vocab: int, tile: Callable[[Array, Array], Any]) -> A
     return lax.map(at, jnp.arange(0, vocab, size))
 
 
-def _with_change(fun: Callable[..., Array], primal: _Side, change: _Side) -> Any:
+def _with_change(fun: Callable[..., Array], primal: _Head, change: _Head) -> Any:
     """fun(primal) and its change; of what is held constant nothing is computed."""
     leaves, form = jax.tree.flatten(primal)
     changes = form.flatten_up_to(change)
@@ -279,18 +275,18 @@ def _converted(t: Any, dtype: Any) -> Any:
     return t if isinstance(t, SymbolicZero) else t.astype(dtype)
 
 
-@functools.partial(with_own_rule, static=(0,))
-def _summary(static: _Static, p: _Side, q: _Side) -> Block:
+@functools.partial(jitted_custom_jvp, static=(0,))
+def _summary(static: _Static, p: _Head, q: _Head) -> Block:
     def tile(start: Array, new: Array) -> Array:
         a = _logits(p, static.softcap_p, start, new.size)
         b = _logits(q, static.softcap_q, start, new.size)
         a, b = (jnp.where(new[None], x, -jnp.inf) for x in (a, b))
-        return jnp.stack(of_outcomes(a, b))
+        return jnp.stack(summarize(a, b))
 
     tiles = _over_tiles(static.block, p.weights.shape[1], tile)
     blocks = Block(*jnp.moveaxis(tiles, 1, 0))
     if static.axis_name is not None:
-        of_all = of_shards(blocks, static.axis_name)
+        of_all = gather_shards(blocks, static.axis_name)
         blocks = Block(*(x.reshape(-1, *x.shape[2:]) for x in of_all))
     return merge(blocks)
 
@@ -304,7 +300,7 @@ def _summary_jvp(static, primals, tangents):
     # The checkpoint is on the tile: on the loop it would keep all tiles' logits.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def sums(start: Array, new: Array) -> tuple[Array, ...]:
-        def with_change(x: _Side, t: _Side, softcap: float | None) -> Any:
+        def with_change(x: _Head, t: _Head, softcap: float | None) -> Any:
             t = t._replace(hidden=_converted(t.hidden, x.hidden.dtype))
             fun = functools.partial(_logits, softcap=softcap, start=start, size=new.size)
             logits, change = _with_change(fun, x, t)
@@ -312,13 +308,13 @@ def _summary_jvp(static, primals, tangents):
 
         a, da = with_change(p, dp, static.softcap_p)
         b, db = with_change(q, dq, static.softcap_q)
-        x = ratios(block, a, b)
-        terms = (change_of_kl(x, da, db), *change_of_masses(x, da, db))
+        x = outcome_terms(block, a, b)
+        terms = (kl_tangent(x, da, db), *mass_tangents(x, da, db))
         return tuple(jnp.sum(y, -1) for y in terms)
 
     tiles = _over_tiles(static.block, p.weights.shape[1], sums)
-    totals = (over_outcomes(static.axis_name, jnp.moveaxis(x, 0, -1)) for x in tiles)
-    return block, changed(block, *totals)
+    totals = (sum_outcomes(static.axis_name, jnp.moveaxis(x, 0, -1)) for x in tiles)
+    return block, block_tangent(block, *totals)
 
 
 _summary.defjvp(_summary_jvp, symbolic_zeros=True)

@@ -14,7 +14,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts
-from kl_jax._blocks import by_rows, log_mass
+from kl_jax._blocks import auto_sharded, log_mass
 from kl_jax._contracts import AxisName
 from kl_jax.divergences import kl_divergence
 from kl_jax.elementwise import rel_entr_of_logs
@@ -107,7 +107,7 @@ def _topk(
     tail: str, axis_name: AxisName, log_p: Array, index: Array, logits: Array
 ) -> Array:
     fun = functools.partial(_of_rows, tail, axis_name)
-    return by_rows(fun, logits)(log_p, index, logits)
+    return auto_sharded(fun, logits)(log_p, index, logits)
 
 
 def _of_rows(

@@ -191,8 +191,8 @@ def _resolved(size_average: bool | None, reduce: bool | None, reduction: str) ->
 def _kl_div(input: Any, target: Any, reduction: str, log_target: bool) -> Array:
     _contracts.flag("kl_div", "log_target", log_target)
     log_q, p = _contracts.floats("kl_div", input=input, target=target)
-    _checks.not_nan("kl_div", "input", log_q)
-    (_checks.not_nan if log_target else _checks.non_negative)("kl_div", "target", p)
+    _checks.no_nan("kl_div", "input", log_q)
+    (_checks.no_nan if log_target else _checks.all_non_negative)("kl_div", "target", p)
     return _reduced(reduction, log_target, log_q, p)
 
 

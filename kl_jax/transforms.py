@@ -51,6 +51,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts
+from kl_jax._arithmetic import result_dtype
 from kl_jax._contracts import AxisName
 
 __all__ = ["Weighted", "batchmean", "masked", "mean", "sum", "weighted"]
@@ -132,7 +133,7 @@ def weighted(fun: Callable[..., Any]) -> Callable[..., Weighted]:
     def transformed(*args: Any, weights: Any, **kwargs: Any) -> Weighted:
         values, carried = _weighted("weighted", fun(*args, **kwargs))
         array = _contracts.weights("weighted", weights, values)
-        _checks.finite("weighted", "weights", array)
+        _checks.all_finite("weighted", "weights", array)
         return Weighted(values, array if carried is None else carried * array)
 
     return _named_after("weighted", fun, transformed, extra="weights")
@@ -229,20 +230,20 @@ def batchmean(
     return _reduction("batchmean", fun, None, axis_name)
 
 
-def _real(function: str, returned: Any) -> Array:
+def _returned(function: str, returned: Any) -> Array:
     """The values a function returned, at least float32: a count of 1001 ones in bfloat16
     is 1000.
     """
-    values = _contracts.values(function, returned)
-    return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)
+    values = _contracts.returned(function, returned)
+    return values.astype(result_dtype(values))
 
 
 def _weighted(function: str, out: Any) -> tuple[Array, Array | None]:
     """The values a function returned, and their weights if it returned `Weighted`."""
     if isinstance(out, Weighted):
-        values = _real(function, out.values)
+        values = _returned(function, out.values)
         return values, _contracts.weights(function, out.weights, values)
-    return _real(function, out), None
+    return _returned(function, out), None
 
 
 # What a reduction makes of its sums: total, count and leading length.
@@ -260,13 +261,13 @@ def _reduction(
 
     def transformed(*args: Any, **kwargs: Any) -> Any:
         values, weights = _weighted(function, fun(*args, **kwargs))
-        over = tuple(range(values.ndim))
+        axes = tuple(range(values.ndim))
         if axis is not None:
-            over = _contracts.axes(function, axis, values.shape)
+            axes = _contracts.axes(function, axis, values.shape)
         if weights is not None:
-            _checks.finite(function, "weights", weights)
+            _checks.all_finite(function, "weights", weights)
         partial = axis is not None
-        return _reduced(function, over, partial, axis_name, values, weights)
+        return _reduced(function, axes, partial, axis_name, values, weights)
 
     return _named_after(function, fun, transformed)
 
@@ -274,7 +275,7 @@ def _reduction(
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _reduced(
     function: str,
-    over: tuple[int, ...],
+    axes: tuple[int, ...],
     partial: bool,
     axis_name: AxisName,
     values: Array,
@@ -285,13 +286,13 @@ def _reduced(
     if weights is not None:
         present = weights != 0
         # Select before multiplying: an absent value may be inf, and 0 * inf is nan.
-        total = jnp.sum(weights * jnp.where(present, values, 0), over)
-        count = jnp.sum(weights, over)
-        rows = jnp.sum(present.astype(values.dtype), over)
+        total = jnp.sum(weights * jnp.where(present, values, 0), axes)
+        count = jnp.sum(weights, axes)
+        rows = jnp.sum(present.astype(values.dtype), axes)
     else:
-        total = jnp.sum(values, over)
+        total = jnp.sum(values, axes)
         # Not an integer: 2^31 values would overflow it.
-        rows = count = jnp.full((), math.prod(values.shape[a] for a in over), values.dtype)
+        rows = count = jnp.full((), math.prod(values.shape[a] for a in axes), values.dtype)
     length = jnp.full((), values.shape[0] if values.ndim else 1, values.dtype)
     if axis_name is not None:
         sums = (total, count, rows, length)
@@ -399,9 +400,9 @@ def tempered(
         logits_p: ArrayLike, logits_q: ArrayLike, /, *args: Any, **kwargs: Any
     ) -> Array:
         a, b = _contracts.floating("tempered", logits_p=logits_p, logits_q=logits_q)
-        _checks.positive("tempered", "temperature", t)
+        _checks.all_positive("tempered", "temperature", t)
         value = divergence(*_divided(a, b, t), *args, **kwargs)
-        return _times_square(_contracts.values("tempered", value), t)
+        return _times_square(_contracts.returned("tempered", value), t)
 
     return transformed
 

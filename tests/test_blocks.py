@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from programs import compiled, quick
 
 from kl_jax._blocks import merge
-from kl_jax._passes import Block, of_outcomes
+from kl_jax._passes import Block, summarize
 
 INF, NAN = np.inf, np.nan
 PIECES = 6
@@ -27,10 +27,10 @@ def merged_pair(x, y):
     return merge(jax.tree.map(lambda *z: jnp.stack(z), x, y))
 
 
-whole = compiled(of_outcomes)
+whole = compiled(summarize)
 union = compiled(merge, static_argnames="axis")
 pair = compiled(merged_pair)
-quick_whole = quick(of_outcomes)
+quick_whole = quick(summarize)
 quick_union = quick(merge, static_argnames="axis")
 quick_pair = quick(merged_pair)
 
@@ -106,7 +106,7 @@ def test_any_axis():
 def test_shards_of_the_vocabulary():
     a, b, true = batch("float32")
     shards = [np.stack(np.split(x, 8, -1)) for x in (a, b)]
-    each = quick(jax.vmap(of_outcomes))(*shards)
+    each = quick(jax.vmap(summarize))(*shards)
     assert worst(quick_union(each, axis=0).kl, true) <= BOUND
     by_row = quick(jax.vmap(merge, in_axes=1))(each)
     assert worst(by_row.kl, true) <= BOUND
@@ -222,11 +222,11 @@ def test_nan_stays_in_its_row(side, dtype):
 
 def test_shapes():
     a = jnp.zeros((2, 3, 4, 5))
-    inner = jax.eval_shape(of_outcomes, a, a)
+    inner = jax.eval_shape(summarize, a, a)
     assert all(x.shape == (2, 3, 4) for x in inner)
     shapes = {0: (3, 4), 1: (2, 4), 2: (2, 3), -1: (2, 3), -3: (3, 4)}
     for axis, shape in shapes.items():
         merged = jax.eval_shape(functools.partial(merge, axis=axis), inner)
         assert all(x.shape == shape for x in merged)
-    single = jax.eval_shape(of_outcomes, a[0, 0, 0], a[0, 0, 0])
+    single = jax.eval_shape(summarize, a[0, 0, 0], a[0, 0, 0])
     assert all(x.shape == () for x in single)

@@ -460,10 +460,10 @@ def test_what_it_leaves_alone():
 
 
 CONDITIONS = {
-    "be a number": (_checks.not_nan, (-np.inf, 0, np.inf), (np.nan,)),
-    "be finite": (_checks.finite, (-1, 0), (np.nan, np.inf)),
-    "be >= 0": (_checks.non_negative, (0, np.inf), (np.nan, -1e-30)),
-    "be finite and > 0": (_checks.positive, (1e-30, 1), (np.nan, -1, 0, np.inf)),
+    "be a number": (_checks.no_nan, (-np.inf, 0, np.inf), (np.nan,)),
+    "be finite": (_checks.all_finite, (-1, 0), (np.nan, np.inf)),
+    "be >= 0": (_checks.all_non_negative, (0, np.inf), (np.nan, -1e-30)),
+    "be finite and > 0": (_checks.all_positive, (1e-30, 1), (np.nan, -1, 0, np.inf)),
     "be < 3": (
         functools.partial(_checks.inside, contains=lambda x: x < 3, expected="be < 3"),
         (2, -np.inf),

@@ -85,7 +85,7 @@ def test_second_derivatives_of_bregman_divergences(name, dtype):
 
 def test_bernoulli_numbers_and_the_series_of_log_bessel():
     expected = [Fraction(*mp.bernfrac(2 * k)) for k in range(1, 15)]
-    assert _convex._bernoulli(14) == expected
+    assert _convex._bernoulli_numbers(14) == expected
     series = _convex._log_bessel_series(12)
     with mp.workdps(40):
         total = mp.fsum(mp.mpf(c) / mp.mpf(200) ** j for j, c in enumerate(series, start=1))
@@ -103,10 +103,10 @@ def test_the_quadrature_is_exact_for_polynomials(n):
         assert abs(math.fsum(w * t**8 for t, w in rule) * 9 - 1) > 1e-4
 
 
-def test_absolute_excess(dtype):
+def test_phi_minus_abs(dtype):
     """e^-|x| - 1 + |x| and two derivatives; the second is 1 at 0."""
     x = np.array([0.0, 1e-6, -1e-3, 0.5, -3.0, 80.0]).astype(dtype)
-    orders = [_convex.absolute_excess]
+    orders = [_convex.phi_minus_abs]
     for _ in range(2):
         orders.append(jax.grad(orders[-1]))
     found = compiled(jax.vmap(lambda x: jnp.stack([f(x) for f in orders])))(x)

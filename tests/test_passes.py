@@ -11,11 +11,11 @@ from block_cases import BOUND, OUTCOMES, assert_invariants, batch, worst
 from programs import compiled, quick
 
 from kl_jax import _passes
-from kl_jax._passes import of_outcomes
+from kl_jax._passes import summarize
 
 INF = np.inf
 
-whole = compiled(of_outcomes)
+whole = compiled(summarize)
 
 
 def test_the_whole(dtype):
@@ -40,7 +40,7 @@ def test_half_precision_is_summed_in_float32():
     # One program or two contract different products: worst seen 2 ULP.
     np.testing.assert_array_max_ulp(found.kl, wide.kl, 8)
     for other in ("float32", "float16"):
-        mixed = jax.eval_shape(of_outcomes, a, b.astype(other))
+        mixed = jax.eval_shape(summarize, a, b.astype(other))
         assert all(x.dtype == jnp.float32 for x in mixed)
 
 

@@ -22,7 +22,7 @@ from jax import Array
 from jax.scipy.special import i0e as bessel_i0e
 from jax.scipy.special import i1e as bessel_i1e
 
-from kl_jax._arithmetic import at_most, polynomial, reciprocal, tangent, with_own_rule
+from kl_jax._arithmetic import clamp_max, jitted_custom_jvp, polynomial, reciprocal, tangent
 from kl_jax._exponentials import expm1, log1p, phi
 from kl_jax.elementwise import atanh_series, generalized_kl_term, is_close, itakura_saito
 
@@ -57,7 +57,7 @@ def _gauss_legendre(n: int) -> list[tuple[float, float]]:
     return rule
 
 
-def _along(values: Sequence[float], x: Array) -> Array:
+def _along_first(values: Sequence[float], x: Array) -> Array:
     """The numbers along a new first axis, beside `x`."""
     return jnp.asarray(values, x.dtype).reshape((-1,) + (1,) * x.ndim)
 
@@ -69,12 +69,12 @@ def _between(
     is negative.
     """
     points, weights = zip(*_gauss_legendre(_POINTS[y.dtype]), strict=True)
-    t, w = _along(points, y), _along(weights, y)
+    t, w = _along_first(points, y), _along_first(weights, y)
     terms = w * curvature(y[None] + t * difference[None])
     return jnp.sum(terms, 0), jnp.sum((1 - t) * terms, 0)
 
 
-@functools.partial(with_own_rule, static=(0,))
+@functools.partial(jitted_custom_jvp, static=(0,))
 def bregman(f: Convex, x: Array, y: Array, difference: Array) -> Array:
     """f(x) - f(y) - f'(y) (x - y) >= 0, with x - y given as in `log_ratio`.
 
@@ -100,7 +100,7 @@ def _bregman_jvp(f, primals, tangents):
 bregman.defjvp(_bregman_jvp, symbolic_zeros=True)
 
 
-@functools.partial(with_own_rule, static=(0,))
+@functools.partial(jitted_custom_jvp, static=(0,))
 def slope_difference(f: Convex, x: Array, y: Array, difference: Array) -> Array:
     """f'(x) - f'(y), likewise."""
     near = f.is_near(x, y, difference)
@@ -120,7 +120,7 @@ def _slope_difference_jvp(f, primals, tangents):
 slope_difference.defjvp(_slope_difference_jvp, symbolic_zeros=True)
 
 
-@with_own_rule
+@jitted_custom_jvp
 def _difference(x: Array, y: Array, difference: Array) -> Array:
     """The difference as given, with the derivatives of x - y."""
     return difference
@@ -155,7 +155,7 @@ _STIRLING = {jnp.dtype("float32"): (8, 5), jnp.dtype("float64"): (16, 9)}
 
 
 @functools.cache
-def _bernoulli(n: int) -> list[Fraction]:
+def _bernoulli_numbers(n: int) -> list[Fraction]:
     """The Bernoulli numbers B_2, B_4, ..., B_2n."""
     numbers = [Fraction(1)]
     for m in range(1, 2 * n + 1):
@@ -164,30 +164,32 @@ def _bernoulli(n: int) -> list[Fraction]:
     return numbers[2::2]
 
 
-def _stirling(order: int, x: Array) -> Array:
-    """R, R' or R'' of x > 0, by its order of differentiation."""
+def _stirling(derivative: int, x: Array) -> Array:
+    """R, R' or R'' of x > 0, the derivative of that number."""
     steps, terms = _STIRLING[x.dtype]
     inverse = reciprocal(x + steps)
     series = []
-    for k, b in enumerate(_bernoulli(terms), start=1):
+    for k, b in enumerate(_bernoulli_numbers(terms), start=1):
         # The term of R is b / (2k (2k - 1)) x^(1 - 2k).
-        factor = {0: Fraction(1, 2 * k * (2 * k - 1)), 1: Fraction(-1, 2 * k), 2: 1}[order]
+        factor = {0: Fraction(1, 2 * k * (2 * k - 1)), 1: Fraction(-1, 2 * k), 2: 1}[
+            derivative
+        ]
         series.append(float(b * factor))
-    rest = inverse ** (order + 1) * polynomial(series, inverse * inverse)
-    z = x[None] + _along([float(k) for k in range(steps)], x)
-    return rest + jnp.sum(_stirling_step(order, z), 0)
+    rest = inverse ** (derivative + 1) * polynomial(series, inverse * inverse)
+    z = x[None] + _along_first([float(k) for k in range(steps)], x)
+    return rest + jnp.sum(_stirling_step(derivative, z), 0)
 
 
-def _stirling_step(order: int, x: Array) -> Array:
+def _stirling_step(derivative: int, x: Array) -> Array:
     """Rho, rho' or rho'' of x > 0."""
-    if order == 2:
+    if derivative == 2:
         return jnp.square(reciprocal(x) * reciprocal(x + 1)) / 2
     s = reciprocal(2 * x + 1)
     square = s * s
     c = atanh_series(square)
     # The series of c holds to s = 0.6, x = 1/3; below, the logarithm does not cancel.
     logarithm = log1p(x) - jnp.log(x)
-    if order == 0:
+    if derivative == 0:
         return jnp.where(x > 1 / 3, square * c, (x + 0.5) * logarithm - 1)
     series = 2 * s * square * (c - reciprocal(1 - square))
     return jnp.where(x > 1 / 3, series, logarithm - (x + 0.5) / (x * (x + 1)))
@@ -292,7 +294,7 @@ LOG_BESSEL = Convex(
 )
 
 
-@with_own_rule
+@jitted_custom_jvp
 def bessel_ratio(k: Array) -> Array:
     """I_1(k) / I_0(k) for k >= 0: the derivative of log I_0."""
     return bessel_i1e(k) / bessel_i0e(k)
@@ -308,7 +310,7 @@ _EXPONENTIAL_TERMS = {jnp.dtype("float32"): 12, jnp.dtype("float64"): 26}
 
 def _normalizer_series(x: Array) -> list[float]:
     """Of f'(x) - 1/2, the factors of x, x^3, ..."""
-    numbers = _bernoulli(_EXPONENTIAL_TERMS[x.dtype])
+    numbers = _bernoulli_numbers(_EXPONENTIAL_TERMS[x.dtype])
     return [float(b / math.factorial(2 * k)) for k, b in enumerate(numbers, start=1)]
 
 
@@ -348,7 +350,7 @@ def _normalizer_far(x: Array, y: Array, difference: Array) -> Array:
         (logs[0] - logs[1]) - difference / expm1(y)
     )
     of_both = [
-        jnp.where(z == 0, 0, log - jnp.log(jnp.abs(z)) - at_most(0, z))
+        jnp.where(z == 0, 0, log - jnp.log(jnp.abs(z)) - clamp_max(z, 0))
         for z, log in zip((x, y), logs, strict=True)
     ]
     direct = (of_both[0] - of_both[1]) - _normalizer_mean(y) * difference
@@ -401,18 +403,18 @@ SOFTPLUS = Convex(_softplus_curvature, _is_within_4, _softplus_far, _softplus_fa
 # --- two more terms -------------------------------------------------------------------
 
 
-@with_own_rule
-def absolute_excess(x: Array) -> Array:
+@jitted_custom_jvp
+def phi_minus_abs(x: Array) -> Array:
     """e^-|x| - 1 + |x| >= 0. Its second derivative at 0 is 1, not what |x| would give."""
     return phi(-jnp.abs(x))
 
 
-absolute_excess.defjvps(lambda dx, _, x: _absolute_slope(x) * dx)
+phi_minus_abs.defjvps(lambda dx, _, x: _phi_minus_abs_slope(x) * dx)
 
 
-@with_own_rule
-def _absolute_slope(x: Array) -> Array:
+@jitted_custom_jvp
+def _phi_minus_abs_slope(x: Array) -> Array:
     return -jnp.sign(x) * expm1(-jnp.abs(x))
 
 
-_absolute_slope.defjvps(lambda dx, _, x: jnp.exp(-jnp.abs(x)) * dx)
+_phi_minus_abs_slope.defjvps(lambda dx, _, x: jnp.exp(-jnp.abs(x)) * dx)

@@ -7,9 +7,14 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import _contracts
-from kl_jax._arithmetic import over, sum_last, two_prod
+from kl_jax._arithmetic import divide, sum_last, two_prod
 from kl_jax._exponentials import log1p
-from kl_jax.elementwise import excess, generalized_kl_term, itakura_saito, log_ratio
+from kl_jax.elementwise import (
+    generalized_kl_term,
+    itakura_saito,
+    log_ratio,
+    relative_difference,
+)
 from kl_jax.parametric._convex import (
     EXPONENTIAL_NORMALIZER,
     LOG_BESSEL,
@@ -38,7 +43,7 @@ def uniform(
     0.6931
     """
     a, b, c, d = arrays(low_p, high_p, low_q, high_q)
-    value = log1p(over((a - c) + (d - b), b - a))
+    value = log1p(divide((a - c) + (d - b), b - a))
     return jnp.where((c <= a) & (b <= d), value, jnp.inf)
 
 
@@ -59,17 +64,17 @@ def _dirichlet(a: Array, b: Array) -> Array:
     one, other = two_prod(b, total_a), two_prod(a, total_b)
     rest = (one[1] - other[1]) + ((b - a) * error_a + a * (error_a - error_b))
     share = lax.stop_gradient(((one[0] - other[0]) + rest) / total_a)
-    ratio = over(sum_b, sum_a)
+    ratio = divide(sum_b, sum_a)
     terms = generalized_kl_term(b, a * ratio, share) + remainders[..., :-1]
 
     # Where one outcome has nearly all, its S and that of the sums nearly cancel: with
     # 1 + e = (B / A) / (b / a) the second is the first, + S(1 + e, 1) + (b / a - 1) e.
     first = jnp.argmax(a, -1, keepdims=True)
     a1, b1, share1, log1 = (jnp.take_along_axis(z, first, -1) for z in (a, b, share, logs))
-    e = over(ratio, over(b1, a1))
+    e = divide(ratio, divide(b1, a1))
     exact = -share1 / lax.stop_gradient(b1)
     small = e - lax.stop_gradient(e) + exact
-    close = itakura_saito(e, jnp.ones_like(e), exact) - excess(b1, a1) * small
+    close = itakura_saito(e, jnp.ones_like(e), exact) - relative_difference(b1, a1) * small
     apart = jnp.where(jnp.abs(exact) < 0.5, close / 2, logs[..., -1:] - log1)
     is_first = lax.broadcasted_iota(first.dtype, a.shape, a.ndim - 1) == first
     others = jnp.where(is_first, 0, logs[..., :-1])

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax._arithmetic import over
+from kl_jax._arithmetic import divide
 from kl_jax.elementwise import generalized_kl_term
 from kl_jax.parametric._convex import SOFTPLUS, bregman
 from kl_jax.parametric.domain import (
@@ -73,7 +73,7 @@ def geometric(probs_p: ArrayLike, probs_q: ArrayLike) -> Array:
     1.0217
     """
     p, q = arrays(probs_p, probs_q)
-    return over(_bernoulli(p, q), p)
+    return divide(_bernoulli(p, q), p)
 
 
 @closed_form(rate=non_negative)

@@ -6,21 +6,21 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax._arithmetic import over
+from kl_jax._arithmetic import divide
 from kl_jax._exponentials import expm1, log1p, phi
-from kl_jax.elementwise import excess, itakura_saito, log_ratio
-from kl_jax.parametric._convex import absolute_excess, log_gamma_bregman
+from kl_jax.elementwise import itakura_saito, log_ratio, relative_difference
+from kl_jax.parametric._convex import log_gamma_bregman, phi_minus_abs
 from kl_jax.parametric.domain import arrays, closed_form, finite, number, positive
 
 
 def _scales(p: Array, q: Array) -> Array:
     """KL of two normal distributions of equal mean."""
-    return itakura_saito(p, q) + jnp.square(excess(p, q)) / 2
+    return itakura_saito(p, q) + jnp.square(relative_difference(p, q)) / 2
 
 
 def normals(m_p: Array, s_p: Array, m_q: Array, s_q: Array) -> Array:
     """`normal` of arrays."""
-    return _scales(s_p, s_q) + jnp.square(over(m_p - m_q, s_q)) / 2
+    return _scales(s_p, s_q) + jnp.square(divide(m_p - m_q, s_q)) / 2
 
 
 @closed_form(loc=finite, scale=positive)
@@ -87,12 +87,12 @@ def laplace(
     # From 4 scales of p on by a sum that does not divide by s_p, which would overflow; it
     # amplifies errors by 1.6 there.
     near = jnp.abs(d) < 4 * s_p
-    t = over(jnp.where(near, d, 0), s_p)
+    t = divide(jnp.where(near, d, 0), s_p)
     apart = jnp.where(near, 4 * s_p, jnp.abs(d))
-    ratio = over(s_p, s_q)
-    decay = -over(jnp.minimum(apart, 100 * s_p), s_p)  # e^-100 is nothing beside 1
-    far = over(apart, s_q) + ratio * expm1(decay)
-    return itakura_saito(s_p, s_q) + jnp.where(near, ratio * absolute_excess(t), far)
+    ratio = divide(s_p, s_q)
+    decay = -divide(jnp.minimum(apart, 100 * s_p), s_p)  # e^-100 is nothing beside 1
+    far = divide(apart, s_q) + ratio * expm1(decay)
+    return itakura_saito(s_p, s_q) + jnp.where(near, ratio * phi_minus_abs(t), far)
 
 
 @closed_form(loc=finite, scale=positive)
@@ -110,7 +110,7 @@ def cauchy(
 
     def ratio(d: Array, p: Array, q: Array) -> Array:
         change = p - q
-        return (over(change, p) * over(change, q) + over(d, p) * over(d, q)) / 4
+        return (divide(change, p) * divide(change, q) + divide(d, p) * divide(d, q)) / 4
 
     d = m_p - m_q
     # Beyond 2^30 the logarithms of the factors, which do not overflow, cancel by a third.
@@ -148,7 +148,9 @@ def gumbel(
     0.3657
     """
     m_p, s_p, m_q, s_q = arrays(loc_p, scale_p, loc_q, scale_q)
-    return _extreme_values(over(s_p, s_q), -excess(s_p, s_q), over(m_p - m_q, s_q))
+    return _extreme_values(
+        divide(s_p, s_q), -relative_difference(s_p, s_q), divide(m_p - m_q, s_q)
+    )
 
 
 @closed_form(scale=positive, concentration=positive)
@@ -170,4 +172,4 @@ def weibull(
     """
     s_p, k_p, s_q, k_q = arrays(scale_p, concentration_p, scale_q, concentration_q)
     shift = k_q * log_ratio(s_q, s_p)
-    return _extreme_values(over(k_q, k_p), -excess(k_q, k_p), shift)
+    return _extreme_values(divide(k_q, k_p), -relative_difference(k_q, k_p), shift)

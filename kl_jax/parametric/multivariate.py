@@ -10,9 +10,9 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import _contracts
-from kl_jax._arithmetic import at_least, over, tangent, with_own_rule
+from kl_jax._arithmetic import clamp_min, divide, jitted_custom_jvp, tangent
 from kl_jax._exponentials import log1p, phi
-from kl_jax.elementwise import excess, itakura_saito
+from kl_jax.elementwise import itakura_saito, relative_difference
 from kl_jax.parametric.domain import (
     arrays,
     closed_form,
@@ -115,10 +115,10 @@ def low_rank_multivariate_normal(
     """
     m_p, factor_p, diag_p = arrays(loc_p, cov_factor_p, cov_diag_p)
     m_q, factor_q, diag_q = arrays(loc_q, cov_factor_q, cov_diag_q)
-    f, g = excess(diag_q, diag_p), -excess(diag_p, diag_q)
+    f, g = relative_difference(diag_q, diag_p), -relative_difference(diag_p, diag_q)
     root = jnp.sqrt(diag_q)[..., None]
-    v_rows, h_rows = over(factor_q, root), over(factor_p - factor_q, root)
-    shift = over((m_p - m_q)[..., None], root)
+    v_rows, h_rows = divide(factor_q, root), divide(factor_p - factor_q, root)
+    shift = divide((m_p - m_q)[..., None], root)
     both = jnp.concatenate([h_rows, shift], -1)
     cholesky = jnp.linalg.cholesky(_plus_identity(_inner(v_rows, v_rows)))
 
@@ -130,18 +130,20 @@ def low_rank_multivariate_normal(
     v, h = (solved(jnp.swapaxes(x, -2, -1), False) for x in (v_rows, h_rows))
     # x^T (I + V V^T)^-1 x = |x - V k|^2 + |k|^2 at k = C^-1 V^T x, without cancellation.
     k = solved(solved(_inner(v_rows, both), False), True)
-    ridge = _total(jnp.square(both - _matmul(v_rows, k))) + _total(jnp.square(k))
+    ridge = _sum_of_matrix(jnp.square(both - _matmul(v_rows, k))) + _sum_of_matrix(
+        jnp.square(k)
+    )
     cross = _matmul(h, jnp.swapaxes(v, -2, -1))
     moved = v + h
     y = cross + jnp.swapaxes(cross, -2, -1) + _matmul(h, jnp.swapaxes(h, -2, -1))
     y = y - _matmul(moved * f[..., None, :], jnp.swapaxes(moved, -2, -1))
     changes = f[..., None, :] * (2 * v * h + jnp.square(h)) - jnp.square(h)
     changes = changes - (g * f)[..., None, :] * jnp.square(v)
-    value = ridge + _log_det_excess(y) + _total(changes)
+    value = ridge + _trace_minus_log_det(y) + _sum_of_matrix(changes)
     value = (value + jnp.sum(itakura_saito(diag_p, diag_q), -1)) / 2
     # Of factors rotated against each other it is the rounding of terms that cancel, of
     # either sign. The gradient is left as it is.
-    return value + lax.stop_gradient(at_least(0, -value))
+    return value + lax.stop_gradient(clamp_min(-value, 0))
 
 
 def _matmul(x: Array, y: Array) -> Array:
@@ -156,23 +158,23 @@ def _plus_identity(x: Array) -> Array:
     return x + jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
 
 
-def _total(x: Array) -> Array:
+def _sum_of_matrix(x: Array) -> Array:
     return jnp.sum(x, (-2, -1))
 
 
-@with_own_rule
-def _log_det_excess(y: Array) -> Array:
+@jitted_custom_jvp
+def _trace_minus_log_det(y: Array) -> Array:
     """trace(y) - log det(I + y) >= 0 for symmetric y: the sum of x - log(1 + x) over its
     eigenvalues. The derivative is that of a matrix function, also where they coincide.
     """
     return jnp.sum(phi(log1p(jnp.linalg.eigvalsh(y))), -1)
 
 
-def _log_det_excess_jvp(primals, tangents):
+def _trace_minus_log_det_jvp(primals, tangents):
     (y,), (dy,) = primals, tangents
-    value = _log_det_excess(y)
+    value = _trace_minus_log_det(y)
     slope = jnp.linalg.solve(_plus_identity(y), y)
-    return value, tangent(value, (jnp.ones_like(value), _total(slope * dy)))
+    return value, tangent(value, (jnp.ones_like(value), _sum_of_matrix(slope * dy)))
 
 
-_log_det_excess.defjvp(_log_det_excess_jvp)
+_trace_minus_log_det.defjvp(_trace_minus_log_det_jvp)

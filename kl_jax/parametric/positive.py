@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax._arithmetic import over, two_prod
+from kl_jax._arithmetic import divide, two_prod
 from kl_jax.elementwise import generalized_kl_term, itakura_saito, log_ratio
 from kl_jax.parametric._convex import STIRLING, bregman, log_gamma_bregman
 from kl_jax.parametric.domain import arrays, closed_form, positive
@@ -25,9 +25,9 @@ def exponential(rate_p: ArrayLike, rate_q: ArrayLike) -> Array:
 def _gamma(a: Array, rate_p: Array, b: Array, rate_q: Array) -> Array:
     # Where the means agree b - a t is 0 while a and b differ: it takes a t exactly, with
     # t = rate_q / rate_p and what its rounding left.
-    ratio = over(rate_q, rate_p)
+    ratio = divide(rate_q, rate_p)
     product, error = two_prod(ratio, rate_p)
-    left = over((rate_q - product) - error, rate_p)
+    left = divide((rate_q - product) - error, rate_p)
     high, low = two_prod(a, ratio)
     difference = ((b - high) - low) - a * left
     return (
