@@ -22,6 +22,7 @@ from jax.typing import ArrayLike
 from kl_jax import _contracts
 from kl_jax._arithmetic import result_dtype
 from kl_jax._contracts import AxisName
+from kl_jax._functions import name_of, wraps
 
 __all__ = ["checked"]
 
@@ -92,7 +93,6 @@ def checked(fun: Callable[..., Result]) -> Callable[..., Result]:
     _contracts.function("checked", fun)
     with_error = checkify.checkify(fun, errors=checkify.user_checks)
 
-    @functools.wraps(fun, updated=())
     def transformed(*args: Any, **kwargs: Any) -> Result:
         with _checking(True):
             error, result = with_error(*args, **kwargs)
@@ -105,7 +105,8 @@ def checked(fun: Callable[..., Result]) -> Callable[..., Result]:
             raise ValueError(_message(text))
         return result
 
-    return transformed
+    does = f"`{name_of(fun)}`, and a ValueError where a value is not as expected."
+    return wraps("checked", fun, transformed, does)
 
 
 def _message(text: str) -> str:

@@ -5,14 +5,14 @@ trace, under `jit`, `vmap`, `grad` and `shard_map` alike, and cost nothing
 afterwards. Each raises a `ValueError` or `TypeError` whose message names the
 public function, the argument, what was expected and what was found.
 
-This is the only file that imports chex. Relations chex knows (equal shapes,
-dtypes) go through it; the rest are plain comparisons.
+This is the only file that imports chex. It asserts the relations it knows, of shapes and
+dtypes; the rest are plain comparisons.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import chex
@@ -54,21 +54,32 @@ def _array(function: str, name: str, value: Any) -> Array:
 def function(function: str, fun: Any, name: str = "the argument to transform") -> None:
     """What a transform transforms, or a function of a scalar."""
     if not callable(fun):
+        instead = ""
+        if name == "the argument to transform":
+            instead = f" Write {function}(f)(...) for {function}(f(...))."
         raise TypeError(
-            f"{function}: {name} must be a function, found {type(fun).__name__}."
+            f"{function}: {name} must be a function, found {type(fun).__name__}.{instead}"
         )
 
 
-def _typed(function: str, name: str, array: Array, kinds: Any, expected: str) -> None:
-    chex.assert_type(
-        array,
-        kinds,
-        exception_type=TypeError,
-        include_default_message=False,
-        custom_message=(
-            f"{function}: {name} must be {expected}, found dtype {array.dtype}."
-        ),
-    )
+def _assert(
+    error: Exception, holds: bool, assertion: Callable[..., None], *args: Any
+) -> None:
+    """An assertion of chex, in the words of `error` alone: chex would put its own before
+    them. `holds` says the same once more: chex.disable_asserts() turns assertions off for a
+    whole process, and where shapes do not fit, results would change silently.
+    """
+    try:
+        assertion(*args)
+    except AssertionError:
+        raise error from None
+    if not holds:
+        raise error
+
+
+def _typed(function: str, name: str, array: Array, kind: Any, expected: str) -> None:
+    error = TypeError(f"{function}: {name} must be {expected}, found dtype {array.dtype}.")
+    _assert(error, jnp.issubdtype(array.dtype, kind), chex.assert_type, array, kind)
 
 
 def floating(function: str, **arguments: Any) -> list[Array]:
@@ -204,15 +215,12 @@ def equal_shapes(function: str, **arguments: Array) -> None:
     """Every argument has the shape of the first."""
     first, *others = arguments
     for name in others:
-        chex.assert_equal_shape(
-            [arguments[first], arguments[name]],
-            exception_type=ValueError,
-            include_default_message=False,
-            custom_message=(
-                f"{function}: {name} must have the shape of {first}, "
-                f"{arguments[first].shape}, found {arguments[name].shape}."
-            ),
+        wanted, found = arguments[first].shape, arguments[name].shape
+        error = ValueError(
+            f"{function}: {name} must have the shape of {first}, {wanted}, found {found}."
         )
+        pair = [arguments[first], arguments[name]]
+        _assert(error, wanted == found, chex.assert_equal_shape, pair)
 
 
 def same_rows(function: str, **arguments: Array) -> None:
@@ -274,10 +282,10 @@ def shape_or_number(
 
 def shape(function: str, name: str, array: Array, expected: tuple[int, ...]) -> None:
     """One argument of a shape that the others fix."""
-    if array.shape != expected:
-        raise ValueError(
-            f"{function}: {name} must have shape {expected}, found {array.shape}."
-        )
+    error = ValueError(
+        f"{function}: {name} must have shape {expected}, found {array.shape}."
+    )
+    _assert(error, array.shape == expected, chex.assert_shape, array, expected)
 
 
 def broadcast(function: str, **arguments: Array) -> list[Array]:

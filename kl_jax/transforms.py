@@ -40,19 +40,25 @@ new function each time it is written, and traced anew.
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts
 from kl_jax._arithmetic import result_dtype
 from kl_jax._contracts import AxisName
+from kl_jax._functions import (
+    described,
+    name_of,
+    of_two_arguments,
+    takes,
+    takes_logits,
+    wraps,
+)
 
 __all__ = ["Weighted", "batchmean", "masked", "mean", "sum", "weighted"]
 
@@ -67,6 +73,15 @@ class Weighted(NamedTuple):
 
     values: Array
     weights: Array
+
+    def _no_arithmetic(self, other: Any) -> NoReturn:
+        """As tuples, two of them would be joined by + and one repeated by *."""
+        raise TypeError(
+            "Weighted: it has no + and no *. Reduce it, as in mean(f) or sum(f), or "
+            "compute with its .values and .weights."
+        )
+
+    __add__ = __radd__ = __mul__ = __rmul__ = _no_arithmetic
 
 
 def masked(fun: Callable[..., Any]) -> Callable[..., Weighted]:
@@ -94,15 +109,19 @@ def masked(fun: Callable[..., Any]) -> Callable[..., Weighted]:
 
     Source: `where=` of `jax.numpy.mean`.
     """
+    _contracts.function("masked", fun)
 
-    def transformed(*args: Any, mask: Any, **kwargs: Any) -> Weighted:
+    def transformed(*args: Any, mask: Any = None, **kwargs: Any) -> Weighted:
+        if mask is None:
+            _missing(transformed, "mask")
         values, weights = _weighted("masked", fun(*args, **kwargs))
         keep = _contracts.mask(mask, values)
         if weights is None:
             return Weighted(values, keep.astype(values.dtype))
         return Weighted(values, jnp.where(keep, weights, 0))
 
-    return _named_after("masked", fun, transformed, extra="mask")
+    does = f"`{name_of(fun)}`, of whose rows those are absent where the mask is False."
+    return wraps("masked", fun, transformed, does, adds="mask", returns="Weighted")
 
 
 def weighted(fun: Callable[..., Any]) -> Callable[..., Weighted]:
@@ -129,14 +148,25 @@ def weighted(fun: Callable[..., Any]) -> Callable[..., Weighted]:
 
     Source: `jax.numpy.average`.
     """
+    _contracts.function("weighted", fun)
 
-    def transformed(*args: Any, weights: Any, **kwargs: Any) -> Weighted:
+    def transformed(*args: Any, weights: Any = None, **kwargs: Any) -> Weighted:
+        if weights is None:
+            _missing(transformed, "weights")
         values, carried = _weighted("weighted", fun(*args, **kwargs))
         array = _contracts.weights("weighted", weights, values)
         _checks.all_finite("weighted", "weights", array)
         return Weighted(values, array if carried is None else carried * array)
 
-    return _named_after("weighted", fun, transformed, extra="weights")
+    does = f"`{name_of(fun)}`, whose rows count by their weights in the next reduction."
+    return wraps("weighted", fun, transformed, does, adds="weights", returns="Weighted")
+
+
+def _missing(transformed: Callable[..., Any], keyword: str) -> None:
+    name = transformed.__name__
+    raise TypeError(
+        f"{name}: the argument {keyword} is missing, write {name}(..., {keyword}=...)."
+    )
 
 
 def sum(
@@ -258,6 +288,7 @@ def _reduction(
     function: str, fun: Callable[..., Any], axis: Axis, axis_name: AxisName
 ) -> Callable[..., Any]:
     """`fun`, and then the reduction of that name of its values."""
+    _contracts.function(function, fun)
 
     def transformed(*args: Any, **kwargs: Any) -> Any:
         values, weights = _weighted(function, fun(*args, **kwargs))
@@ -269,7 +300,10 @@ def _reduction(
         partial = axis is not None
         return _reduced(function, axes, partial, axis_name, values, weights)
 
-    return _named_after(function, fun, transformed)
+    where = "" if axis is None else f" along axis {axis}"
+    does = f"The {function} of the values of `{name_of(fun)}`{where}."
+    returns = "Array" if axis is None else "Array | Weighted"
+    return wraps(function, fun, transformed, does, returns=returns)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -306,39 +340,6 @@ def _reduced(
     return jnp.where(some, value, lax.stop_gradient(nothing))
 
 
-def _named_after(
-    transform: str,
-    fun: Callable[..., Any],
-    transformed: Callable[..., Any],
-    extra: str | None = None,
-) -> Callable[..., Any]:
-    """`transformed` with the name, the docstring and the signature of `fun`.
-
-    `__dict__` is not copied: attributes that describe `fun` do not describe this.
-    """
-    _contracts.function(transform, fun)
-    functools.update_wrapper(transformed, fun, updated=())
-    if extra is not None:
-        try:
-            signature = inspect.signature(fun)
-        except (TypeError, ValueError):  # some callables written in C have none
-            return transformed
-        if extra in signature.parameters:
-            raise ValueError(
-                f"{transform}: the function to transform takes {extra}= already; combine "
-                f"the two before they are passed."
-            )
-        parameters = list(signature.parameters.values())
-        keyword = inspect.Parameter(extra, inspect.Parameter.KEYWORD_ONLY)
-        at = len(parameters)
-        if parameters and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD:
-            at -= 1
-        parameters.insert(at, keyword)
-        changed = signature.replace(parameters=parameters)
-        transformed.__signature__ = changed  # pyrefly: ignore  (inspect reads it)
-    return transformed
-
-
 # --- transforms of a divergence -------------------------------------------------
 
 
@@ -357,12 +358,15 @@ def reverse(divergence: Callable[..., Any]) -> Callable[..., Any]:
     True
     """
     _contracts.function("reverse", divergence)
+    instead = "Exchange p's and q's where it is called."
+    arguments = of_two_arguments("reverse", divergence, instead)
 
-    @functools.wraps(divergence, updated=())
-    def transformed(p: Any, q: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return divergence(q, p, *args, **kwargs)
+    def transformed(*args: Any, **kwargs: Any) -> Any:
+        p, q, others, keywords = arguments(*args, **kwargs)
+        return divergence(q, p, *others, **keywords)
 
-    return transformed
+    does = f"`{name_of(divergence)}` with its first two arguments exchanged."
+    return wraps("reverse", divergence, transformed, does)
 
 
 def tempered(
@@ -393,18 +397,27 @@ def tempered(
     Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network" (2015).
     """
     _contracts.function("tempered", divergence)
+    instead = "Write a function of two logits, as kl_divergence is, or divide by T inside."
+    if takes(divergence, "temperature"):
+        instead = f"Write {name_of(divergence)}(..., temperature=T)."
+    arguments = of_two_arguments("tempered", divergence, instead)
+    if not takes_logits(divergence):
+        raise TypeError(
+            f"tempered: the function to transform must take logits, found "
+            f"{described(divergence)}. Write a divergence of logits, as kl_divergence is; "
+            f"log-probabilities are logits."
+        )
     t = _contracts.temperature("tempered", temperature)
 
-    @functools.wraps(divergence, updated=())
-    def transformed(
-        logits_p: ArrayLike, logits_q: ArrayLike, /, *args: Any, **kwargs: Any
-    ) -> Array:
-        a, b = _contracts.floating("tempered", logits_p=logits_p, logits_q=logits_q)
+    def transformed(*args: Any, **kwargs: Any) -> Array:
+        p, q, others, keywords = arguments(*args, **kwargs)
+        a, b = _contracts.floating("tempered", logits_p=p, logits_q=q)
         _checks.all_positive("tempered", "temperature", t)
-        value = divergence(*_divided(a, b, t), *args, **kwargs)
+        value = divergence(*_divided(a, b, t), *others, **keywords)
         return _times_square(_contracts.returned("tempered", value), t)
 
-    return transformed
+    does = f"`{name_of(divergence)}` of logits / T, times T^2."
+    return wraps("tempered", divergence, transformed, does, returns="Array")
 
 
 @jax.jit

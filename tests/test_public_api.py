@@ -137,7 +137,8 @@ MAY_IMPORT = {
     "_passes": {"_arithmetic", "_exponentials"},
     "_blocks": {"_arithmetic", "_exponentials", "_passes", "_contracts"},
     "_contracts": {"_arithmetic"},
-    "_checks": {"_arithmetic", "_contracts"},
+    "_functions": set(),
+    "_checks": {"_arithmetic", "_contracts", "_functions"},
     "elementwise": OF_PUBLIC | {"_arithmetic", "_exponentials"},
     "divergences": OF_PUBLIC | {"_blocks", "_exponentials", "_passes", "elementwise"},
     "topk": OF_PUBLIC | {"_blocks", "divergences", "elementwise"},
@@ -146,7 +147,7 @@ MAY_IMPORT = {
     "counts": OF_PUBLIC | {"_arithmetic", "_exponentials", "elementwise"},
     "densities": OF_PUBLIC | {"elementwise"},
     "parametric": OF_PUBLIC | {"_arithmetic", "_exponentials", "elementwise", "parametric"},
-    "transforms": OF_PUBLIC | {"_arithmetic"},
+    "transforms": OF_PUBLIC | {"_arithmetic", "_functions"},
     "torch_compat": OF_PUBLIC | {"elementwise", "transforms"},
     "__init__": {
         *("_checks", "counts", "densities", "divergences", "elementwise", "estimators"),
