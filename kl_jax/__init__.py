@@ -31,3 +31,33 @@ from kl_jax.transforms import tempered as tempered
 from kl_jax.transforms import weighted as weighted
 
 __version__ = _version("kl_jax")
+
+# Without `sum`: `from kl_jax import *` must not hide Python's.
+__all__ = [
+    "KLDivLoss",
+    "Weighted",
+    "batchmean",
+    "checked",
+    "generalized_kl",
+    "jeffreys_divergence",
+    "jensen_shannon_divergence",
+    "kl_div",
+    "kl_divergence",
+    "kl_divergence_from_probs",
+    "kl_estimate",
+    "kl_from_counts",
+    "kl_from_densities",
+    "kl_from_samples",
+    "linear_kl_divergence",
+    "masked",
+    "mean",
+    "parametric",
+    "rel_entr",
+    "renyi_divergence",
+    "reverse",
+    "reverse_kl_divergence",
+    "skew_kl_divergence",
+    "tempered",
+    "topk_kl_divergence",
+    "weighted",
+]

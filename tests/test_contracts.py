@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from programs import quick
 
+import kl_jax
 from kl_jax import (
     Weighted,
     batchmean,
@@ -36,6 +37,7 @@ from kl_jax import (
 from kl_jax import sum as sum_
 
 A = np.zeros((4, 3), np.float32)
+PARAMETRIC = [name for name in vars(parametric) if callable(getattr(parametric, name))]
 ROWS = (kl_divergence, kl_divergence_from_probs)
 PAIRS = (rel_entr, generalized_kl, *ROWS, kl_estimate)
 NAMES = {
@@ -196,8 +198,8 @@ def test_mask():
             mask=np.ones(4, dtype),
         )
     refuses(TypeError, "masked: mask must be an array", loss, A, A, mask=[True] * 4)
-    loss = mean(masked(kl_divergence))
-    refuses(TypeError, r"kl_divergence\(\) missing .*'mask'", loss, A, A)
+    pattern = r"masked\(kl_divergence\): the argument mask is missing, write masked\("
+    refuses(TypeError, pattern, mean(masked(kl_divergence)), A, A)
 
 
 def test_weights():
@@ -211,6 +213,8 @@ def test_weights():
             A,
             weights=np.ones(shape, np.float32),
         )
+    pattern = r"weighted\(first_column\): the argument weights is missing, write weighted\("
+    refuses(TypeError, pattern, loss, A, A)
     for dtype in (np.bool_, np.complex64):
         refuses(
             TypeError,
@@ -248,6 +252,75 @@ def test_only_functions_are_transformed(transform):
         transform(A)
     with raises(TypeError, "tempered: the argument to transform"):
         tempered(A, 2.0)
+
+
+@pytest.mark.parametrize("transform", [sum_, mean, batchmean, masked, weighted, reverse])
+def test_a_value_is_no_function(transform):
+    name = transform.__name__
+    pattern = rf"{name}: .* found ArrayImpl\. Write {name}\(f\)\(\.\.\.\) for {name}\(f\("
+    with raises(TypeError, pattern):
+        transform(jnp.ones(3))
+
+
+# Of what is public, the functions of two logits, and other functions of p and q.
+OF_LOGITS = {
+    "kl_divergence",
+    "reverse_kl_divergence",
+    "jeffreys_divergence",
+    "jensen_shannon_divergence",
+    "skew_kl_divergence",
+    "renyi_divergence",
+}
+OF_P_AND_Q = {
+    *("rel_entr", "generalized_kl", "kl_divergence_from_probs"),
+    *("kl_estimate", "kl_from_counts", "kl_from_samples"),
+    *("bernoulli", "bernoulli_logits", "chi2", "continuous_bernoulli"),
+    *("continuous_bernoulli_logits", "dirichlet", "exponential", "geometric"),
+    *("half_normal", "poisson"),
+}
+TRANSFORMS = {
+    *("checked", "reverse", "tempered", "mean", "batchmean", "masked", "weighted")
+}
+FUNCTIONS = {
+    name: getattr(module, name)
+    for module in (kl_jax, parametric)
+    for name in (kl_jax.__all__ if module is kl_jax else PARAMETRIC)
+    if inspect.isfunction(getattr(module, name)) and name not in TRANSFORMS
+}
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "KLDivLoss"])
+def test_functions_that_are_not_of_two_logits_are_not_tempered(name):
+    function = kl_jax.KLDivLoss() if name == "KLDivLoss" else FUNCTIONS[name]
+    forms = [function, jax.jit(function), functools.partial(function)]
+    if name in OF_LOGITS:
+        for form in forms:
+            tempered(form, 2.0)
+            tempered(reverse(mean(form)), 2.0)
+        return
+    for form in forms:
+        with raises(TypeError, "tempered: the function to transform must .* found .*Write"):
+            tempered(form, 2.0)
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "KLDivLoss"])
+def test_functions_that_are_not_of_p_and_q_are_not_reversed(name):
+    function = kl_jax.KLDivLoss() if name == "KLDivLoss" else FUNCTIONS[name]
+    if name in OF_LOGITS | OF_P_AND_Q:
+        reverse(function)
+        return
+    pattern = rf"reverse: the function to transform must have exactly .* found .*{name}\("
+    with raises(TypeError, pattern):
+        reverse(function)
+
+
+def test_what_to_write_in_the_place_of_tempered():
+    pattern = r"tempered: .* Write linear_kl_divergence\(\.\.\., temperature=T\)"
+    with raises(TypeError, pattern):
+        tempered(linear_kl_divergence, 2.0)
+    pattern = r"tempered: .* must take logits, found rel_entr\(p, q\)\. .*kl_divergence"
+    with raises(TypeError, pattern):
+        tempered(rel_entr, 2.0)
 
 
 def test_a_keyword_is_added_once():
@@ -488,7 +561,6 @@ MATRICES = {
         "cov_diag": (4, 3),
     },
 }
-PARAMETRIC = [name for name in vars(parametric) if callable(getattr(parametric, name))]
 
 
 def shapes_of(name):

@@ -11,14 +11,12 @@ import pytest
 import kl_jax
 
 PACKAGE = pathlib.Path(kl_jax.__file__).parent
-PUBLIC = sorted(
-    name
-    for name, value in vars(kl_jax).items()
-    if not name.startswith("_") and not inspect.ismodule(value)
-)
+PUBLIC = sorted({*kl_jax.__all__, "sum"} - {"parametric"})
 
 
 def test_public_names():
+    found = {n for n, x in vars(kl_jax).items() if not inspect.ismodule(x) and n[0] != "_"}
+    assert found == set(PUBLIC)
     assert PUBLIC == [
         "KLDivLoss",
         "Weighted",

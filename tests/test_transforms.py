@@ -16,8 +16,10 @@ from programs import quick
 
 import kl_jax
 from kl_jax import (
+    KLDivLoss,
     Weighted,
     batchmean,
+    checked,
     kl_divergence,
     kl_divergence_from_probs,
     masked,
@@ -471,17 +473,48 @@ def test_plain_jit_on_sharded_arrays(kind):
 # --- functions as functions ----------------------------------------------------------
 
 
-def test_names_and_signatures():
+def test_a_transformed_function_says_what_it_is():
     loss = mean(masked(kl_divergence))
-    assert loss.__name__ == "kl_divergence"
-    assert list(inspect.signature(mean(kl_divergence)).parameters) == list(
-        inspect.signature(kl_divergence).parameters
-    )
-    parameter = inspect.signature(loss).parameters["mask"]
-    assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    with pytest.raises(TypeError, match=r"kl_divergence\(\).*'mask'"):
-        loss(np.zeros(3), np.zeros(3))
-    assert "weights" in inspect.signature(weighted(lambda **k: 0)).parameters
+    assert loss.__name__ == loss.__qualname__ == "mean(masked(kl_divergence))"
+    assert repr(loss).startswith("<function mean(masked(kl_divergence)) at")
+    summary, _, rest = inspect.getdoc(loss).partition("\n\n")
+    assert summary == "The mean of the values of `masked(kl_divergence)`."
+    assert "`masked(kl_divergence)`" in rest
+    assert "keyword `mask`" in masked(kl_divergence).__doc__
+    assert "along axis -1" in mean(kl_divergence, axis=-1).__doc__
+    named = {
+        reverse(kl_divergence): "reverse(kl_divergence)",
+        tempered(kl_divergence, 2.0): "tempered(kl_divergence)",
+        checked(jax.jit(kl_divergence)): "checked(kl_divergence)",
+        mean(functools.partial(kl_divergence, axis=0)): "mean(partial(kl_divergence))",
+        mean(lambda x: x): "mean(<lambda>)",
+        mean(KLDivLoss(reduction="none")): "mean(KLDivLoss)",
+    }
+    for function, name in named.items():
+        assert function.__name__ == name
+        assert function.__doc__ != kl_divergence.__doc__
+
+
+def test_signatures_of_transformed_functions():
+    def of(function):
+        return inspect.signature(function)
+
+    parameters = of(kl_divergence).parameters
+    for function, returns in (
+        (mean(kl_divergence), "Array"),
+        (mean(kl_divergence, axis=0), "Array | Weighted"),
+        (reverse(kl_divergence), "Array"),
+        (tempered(kl_divergence, 2.0), "Array"),
+        (checked(kl_divergence), "Array"),
+    ):
+        assert of(function).parameters == parameters
+        assert of(function).return_annotation == returns
+    for transform, name in ((masked, "mask"), (weighted, "weights")):
+        found = of(transform(kl_divergence))
+        assert list(found.parameters) == [*parameters, name]
+        assert found.parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+        assert found.return_annotation == "Weighted"
+        assert name in of(transform(lambda **k: 0)).parameters
     loss = mean(masked(functools.partial(square, y=1.0)))
     assert quick(loss)(np.float32(3), mask=np.array(True)) == 4
 
@@ -490,6 +523,13 @@ def test_names_and_signatures():
 
     tagged.note = "describes tagged"
     assert not hasattr(mean(tagged), "note")
+
+
+def test_weighted_values_take_no_part_in_arithmetic():
+    w = Weighted(np.ones(3), np.ones(3))
+    for operation in (lambda: w + w, lambda: 2 * w, lambda: w * 2, lambda: 0 + w):
+        with pytest.raises(TypeError, match=r"^Weighted: .* mean\(f\) or sum\(f\)"):
+            operation()
 
 
 def test_one_trace_for_a_function_built_once():
@@ -516,6 +556,37 @@ def test_reverse():
     other = reverse(function)
     np.testing.assert_array_equal(other(p, q, axis=0), function(q, p, axis=0))
     np.testing.assert_array_equal(reverse(other)(p, q), function(p, q))
+
+
+FORMS = {
+    "itself": lambda f: f,
+    "jit": jax.jit,
+    "partial": functools.partial,
+    "lambda": lambda f: lambda a, b: f(a, b),
+    "any number": lambda f: lambda *arguments: f(*arguments),
+    "mean": mean,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_functions_of_any_form_are_reversed_and_tempered(form):
+    a, b = np.random.default_rng(11).normal(size=(2, 6)).astype(np.float32)
+    function = FORMS[form](kl_divergence)
+    found = quick(lambda a, b: (reverse(function)(a, b), tempered(function, 1.0)(a, b)))
+    np.testing.assert_allclose(found(a, b), [kl_divergence(b, a), kl_divergence(a, b)])
+
+
+def test_logits_by_name():
+    a, b = np.array([0.0, 1.0], "f4"), np.array([0.0, 3.0], "f4")
+    for function in (reverse(kl_divergence), tempered(kl_divergence, 1.0)):
+        expected = function(a, b)
+        assert function(logits_q=b, logits_p=a) == function(a, logits_q=b) == expected
+        for wrong in ({"logits_q": b}, {"logits_p": a, "q": b}, {}):
+            name = function.__name__.replace("(", r"\(").replace(")", r"\)")
+            with pytest.raises(TypeError, match=f"^{name}: "):
+                function(**wrong)
+    with pytest.raises(TypeError, match=r"^reverse\(<lambda>\): .* found 1 of them"):
+        reverse(lambda *x: x)(a)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 1, 2.0, np.float32(3), np.array(4.0, "f4")])
