@@ -11,7 +11,7 @@ import functools
 import math
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from kl_jax._functions import name_of, wraps
 
 __all__ = ["checked"]
 
+P = ParamSpec("P")
 Result = TypeVar("Result")
 
 # Part of the key of every cache of JAX: what was traced without checks is traced once more
@@ -34,7 +35,7 @@ Result = TypeVar("Result")
 _checking = jax.make_user_context(False)
 
 
-def checked(fun: Callable[..., Result]) -> Callable[..., Result]:
+def checked(fun: Callable[P, Result]) -> Callable[P, Result]:
     """`fun`, and a `ValueError` where a value is no distribution, logit, count or scale.
 
     Functions of kl_jax never look at values by themselves: what they give outside their
@@ -93,7 +94,7 @@ def checked(fun: Callable[..., Result]) -> Callable[..., Result]:
     _contracts.function("checked", fun)
     with_error = checkify.checkify(fun, errors=checkify.user_checks)
 
-    def transformed(*args: Any, **kwargs: Any) -> Result:
+    def transformed(*args: P.args, **kwargs: P.kwargs) -> Result:
         with _checking(True):
             error, result = with_error(*args, **kwargs)
         if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((error, result))):

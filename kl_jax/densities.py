@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -17,20 +17,42 @@ from kl_jax.elementwise import rel_entr_of_logs
 
 __all__ = ["kl_from_densities"]
 
+Density = Callable[[Array], ArrayLike]  # the logarithm of one, at a scalar
+
 # Nodes t are in [-reach, reach]: x reaches from 2e-19 to 4e18, and 3e-38 to 3e37, so that
 # from an end with p ~ x^-1/2 no more is missing than eps.
 _REACH = {jnp.dtype("float32"): 4.0, jnp.dtype("float64"): 4.7}
 
 
+@overload
 def kl_from_densities(
-    log_p: Callable[[Array], ArrayLike],
-    log_q: Callable[[Array], ArrayLike],
+    log_p: Density,
+    log_q: Density,
+    low: ArrayLike,
+    high: ArrayLike,
+    *,
+    order: int = ...,
+    with_error: Literal[False] = ...,
+) -> Array: ...
+@overload
+def kl_from_densities(
+    log_p: Density,
+    log_q: Density,
+    low: ArrayLike,
+    high: ArrayLike,
+    *,
+    order: int = ...,
+    with_error: Literal[True],
+) -> tuple[Array, Array]: ...
+def kl_from_densities(
+    log_p: Density,
+    log_q: Density,
     low: ArrayLike,
     high: ArrayLike,
     *,
     order: int = 511,
     with_error: bool = False,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     r"""KL(p || q), in nats: the integral of p (log p - log q) over [low, high].
 
     Double-exponential quadrature, for densities of one dimension. Not renormalised: for

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,9 @@ from kl_jax.elementwise import log_ratio
 __all__ = ["kl_estimate", "kl_from_samples"]
 
 
-def kl_estimate(log_p: ArrayLike, log_q: ArrayLike, *, estimator: str = "k3") -> Array:
+def kl_estimate(
+    log_p: ArrayLike, log_q: ArrayLike, *, estimator: Literal["k1", "k2", "k3"] = "k3"
+) -> Array:
     r"""Estimates of KL(p || q) from samples x ~ p, in nats, with the gradient of KL.
 
     With d = log q(x) - log p(x) of each sample, the value is

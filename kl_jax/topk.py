@@ -7,6 +7,7 @@ that loses the KL inside it, and nothing else.
 from __future__ import annotations
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ def topk_kl_divergence(
     topk_index: ArrayLike,
     logits_q: ArrayLike,
     *,
-    tail: str = "bucket",
+    tail: Literal["bucket", "renormalize", "drop"] = "bucket",
     axis_name: AxisName = None,
 ) -> Array:
     r"""KL(p || q) of a p of which k log-probabilities are known, in nats.

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import warnings
 from dataclasses import InitVar
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from kl_jax.elementwise import rel_entr_of_log_q, rel_entr_of_logs
 
 __all__ = ["KLDivLoss", "kl_div"]
 
-_REDUCTIONS = ("none", "batchmean", "sum", "mean", "elementwise_mean")
+Reduction = Literal["none", "batchmean", "sum", "mean", "elementwise_mean"]
 
 
 def kl_div(
@@ -31,7 +31,7 @@ def kl_div(
     target: ArrayLike,
     size_average: bool | None = None,
     reduce: bool | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     log_target: bool = False,
 ) -> Array:
     r"""PyTorch's pointwise KL divergence loss, target * (log target - input), in nats.
@@ -133,7 +133,7 @@ class KLDivLoss:
 
     size_average: InitVar[bool | None] = None
     reduce: InitVar[bool | None] = None
-    reduction: str = "mean"
+    reduction: Reduction = "mean"
     log_target: bool = False
 
     def __post_init__(self, size_average: bool | None, reduce: bool | None) -> None:
@@ -168,7 +168,7 @@ def _resolved(size_average: bool | None, reduce: bool | None, reduction: str) ->
     """One of "none", "batchmean", "sum", "mean"; warns its caller's caller."""
     if size_average is not None or reduce is not None:
         return _from_booleans(size_average, reduce, stacklevel=4)
-    _contracts.choice("kl_div", "reduction", reduction, _REDUCTIONS)
+    _contracts.choice("kl_div", "reduction", reduction, get_args(Reduction))
     if reduction == "elementwise_mean":
         warnings.warn(
             "kl_div: reduction='elementwise_mean' is deprecated, write reduction='mean' "

@@ -42,11 +42,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, ParamSpec, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts
 from kl_jax._arithmetic import result_dtype
@@ -63,6 +64,8 @@ from kl_jax._functions import (
 __all__ = ["Weighted", "batchmean", "masked", "mean", "sum", "weighted"]
 
 Axis = int | Sequence[int] | None
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
 class Weighted(NamedTuple):
@@ -84,7 +87,7 @@ class Weighted(NamedTuple):
     __add__ = __radd__ = __mul__ = __rmul__ = _no_arithmetic
 
 
-def masked(fun: Callable[..., Any]) -> Callable[..., Weighted]:
+def masked(fun: Callable[..., ArrayLike | Weighted]) -> Callable[..., Weighted]:
     """`fun` with the keyword `mask=`: rows where it is False are absent.
 
     Args:
@@ -124,7 +127,7 @@ def masked(fun: Callable[..., Any]) -> Callable[..., Weighted]:
     return wraps("masked", fun, transformed, does, adds="mask", returns="Weighted")
 
 
-def weighted(fun: Callable[..., Any]) -> Callable[..., Weighted]:
+def weighted(fun: Callable[..., ArrayLike | Weighted]) -> Callable[..., Weighted]:
     """`fun` with the keyword `weights=`: how much each row counts.
 
     Args:
@@ -169,6 +172,18 @@ def _missing(transformed: Callable[..., Any], keyword: str) -> None:
     )
 
 
+@overload
+def sum(
+    fun: Callable[P, ArrayLike | Weighted], axis: None = None, *, axis_name: AxisName = ...
+) -> Callable[P, Array]: ...
+@overload
+def sum(
+    fun: Callable[P, Weighted], axis: int | Sequence[int], *, axis_name: AxisName = ...
+) -> Callable[P, Weighted]: ...
+@overload
+def sum(
+    fun: Callable[P, ArrayLike], axis: int | Sequence[int], *, axis_name: AxisName = ...
+) -> Callable[P, Array]: ...
 def sum(
     fun: Callable[..., Any], axis: Axis = None, *, axis_name: AxisName = None
 ) -> Callable[..., Any]:
@@ -196,6 +211,18 @@ def sum(
     return _reduction("sum", fun, axis, axis_name)
 
 
+@overload
+def mean(
+    fun: Callable[P, ArrayLike | Weighted], axis: None = None, *, axis_name: AxisName = ...
+) -> Callable[P, Array]: ...
+@overload
+def mean(
+    fun: Callable[P, Weighted], axis: int | Sequence[int], *, axis_name: AxisName = ...
+) -> Callable[P, Weighted]: ...
+@overload
+def mean(
+    fun: Callable[P, ArrayLike], axis: int | Sequence[int], *, axis_name: AxisName = ...
+) -> Callable[P, Array]: ...
 def mean(
     fun: Callable[..., Any], axis: Axis = None, *, axis_name: AxisName = None
 ) -> Callable[..., Any]:
@@ -231,8 +258,8 @@ def mean(
 
 
 def batchmean(
-    fun: Callable[..., Any], *, axis_name: AxisName = None
-) -> Callable[..., Array]:
+    fun: Callable[P, ArrayLike | Weighted], *, axis_name: AxisName = None
+) -> Callable[P, Array]:
     """`fun`, and then the (weighted) sum of its values over their leading length.
 
     Absent rows are counted in the length, as PyTorch does. Values of shape () are
@@ -343,7 +370,7 @@ def _reduced(
 # --- transforms of a divergence -------------------------------------------------
 
 
-def reverse(divergence: Callable[..., Any]) -> Callable[..., Any]:
+def reverse(divergence: Callable[P, Result]) -> Callable[P, Result]:
     """`divergence` with its first two arguments exchanged: KL(q || p) from KL(p || q).
 
     Args:
@@ -361,17 +388,19 @@ def reverse(divergence: Callable[..., Any]) -> Callable[..., Any]:
     instead = "Exchange p's and q's where it is called."
     arguments = of_two_arguments("reverse", divergence, instead)
 
-    def transformed(*args: Any, **kwargs: Any) -> Any:
+    fun: Callable[..., Result] = divergence
+
+    def transformed(*args: Any, **kwargs: Any) -> Result:
         p, q, others, keywords = arguments(*args, **kwargs)
-        return divergence(q, p, *others, **keywords)
+        return fun(q, p, *others, **keywords)
 
     does = f"`{name_of(divergence)}` with its first two arguments exchanged."
     return wraps("reverse", divergence, transformed, does)
 
 
 def tempered(
-    divergence: Callable[..., Any], temperature: float | Array
-) -> Callable[..., Any]:
+    divergence: Callable[P, ArrayLike], temperature: float | Array
+) -> Callable[P, Array]:
     r"""`divergence` of logits / T, times T^2: the distillation loss at temperature T.
 
     The factor keeps the gradient in the logits, which falls as 1 / T^2, comparable

@@ -55,7 +55,8 @@ def test_signatures_are_the_documented_ones():
         .replace("'", "")
         .startswith(
             "(input: ArrayLike, target: ArrayLike, size_average: bool | None = None, "
-            "reduce: bool | None = None, reduction: str = mean, log_target: bool = False)"
+            "reduce: bool | None = None, reduction: Reduction = mean, "
+            "log_target: bool = False)"
         )
     )
     for function in (kl_jax.kl_divergence, kl_jax.kl_divergence_from_probs):

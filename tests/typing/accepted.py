@@ -1,0 +1,49 @@
+"""Calls that a type checker must accept, with the types that it must find."""
+
+from typing import assert_type
+
+import jax.numpy as jnp
+from jax import Array
+
+from kl_jax import (
+    Weighted,
+    batchmean,
+    checked,
+    kl_divergence,
+    kl_estimate,
+    kl_from_densities,
+    masked,
+    mean,
+    parametric,
+    reverse,
+    tempered,
+    topk_kl_divergence,
+    weighted,
+)
+from kl_jax import sum as sum_
+
+
+def divergences(a: Array, b: Array) -> None:
+    assert_type(kl_divergence(a, b, axis=(0, 1), where=a > 0), Array)
+    assert_type(reverse(kl_divergence)(a, b, axis=0), Array)
+    assert_type(tempered(kl_divergence, jnp.float32(2))(a, logits_q=b), Array)
+    assert_type(checked(kl_divergence)(a, logits_q=b), Array)
+    assert_type(parametric.normal(0, 1.0, loc_q=a, scale_q=b), Array)
+
+
+def reductions(a: Array, b: Array, mask: Array) -> None:
+    assert_type(mean(kl_divergence)(a, b, axis=0), Array)
+    assert_type(mean(kl_divergence, axis=0)(a, logits_q=b), Array)
+    assert_type(batchmean(kl_divergence)(a, b), Array)
+    assert_type(masked(kl_divergence)(a, b, mask=mask), Weighted)
+    assert_type(mean(masked(kl_divergence))(a, b, mask=mask), Array)
+    assert_type(sum_(weighted(kl_divergence), axis=-1)(a, b, weights=a), Weighted)
+    assert_type(mean(mean(masked(kl_divergence), axis=-1))(a, b, mask=mask), Array)
+
+
+def keywords(a: Array, index: Array) -> None:
+    assert_type(kl_estimate(a, a, estimator="k1"), Array)
+    assert_type(topk_kl_divergence(a, index, a, tail="drop"), Array)
+    assert_type(kl_from_densities(lambda x: -x, jnp.negative, 0, jnp.inf), Array)
+    value, error = kl_from_densities(jnp.negative, jnp.negative, 0, 1, with_error=True)
+    assert_type(value + error, Array)
