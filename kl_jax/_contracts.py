@@ -108,37 +108,62 @@ def floats(function: str, **arguments: Any) -> list[Array]:
     takes the dtype of the arrays beside it. Anything that is not floating
     point is a `TypeError`.
     """
-    arrays = floating(function, **arguments)
+    return _in_result_dtype(floating(function, **arguments))
+
+
+def numbers(function: str, **arguments: Any) -> list[Array]:
+    """As `floats`, of integers too: arrays of them count as float32, Python's as floats."""
+    arrays = []
+    for name, value in arguments.items():
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        array = _array(function, name, value)
+        if not jnp.issubdtype(array.dtype, jnp.integer):
+            expected = "floating point or of an integer type"
+            _typed(function, name, array, jnp.floating, expected)
+        arrays.append(array)
+    return _in_result_dtype(arrays)
+
+
+def _in_result_dtype(arrays: list[Array]) -> list[Array]:
     deciding = [array for array in arrays if not array.weak_type] or arrays
     dtype = result_dtype(*deciding)
     return [jax.lax.convert_element_type(array, dtype) for array in arrays]
 
 
-def count(function: str, name: str, value: Any) -> Array:
-    """A number of trials: floating point, or integers, which decide no dtype."""
-    array = _array(function, name, value)
-    if jnp.issubdtype(array.dtype, jnp.integer):
-        return jax.lax.convert_element_type(array, float)
-    return array
-
-
-def _numbers(function: str, **arguments: Any) -> list[Array]:
-    """`floats`, where a Python integer is a number like any other."""
-    numbers = {
-        name: float(x) if isinstance(x, int) and not isinstance(x, bool) else x
-        for name, x in arguments.items()
-    }
-    return floats(function, **numbers)
-
-
 def parameters(function: str, **arguments: Any) -> list[Array]:
-    """Parameters of equal shape or 0-d, as arrays of one shape and of the result dtype."""
-    arrays = _numbers(function, **arguments)
-    named = dict(zip(arguments, arrays, strict=True))
-    of_rows = {name: array for name, array in named.items() if array.ndim}
-    if of_rows:
-        equal_shapes(function, **of_rows)
-    return broadcast(function, **named)
+    """Numbers, broadcast against one another, as arrays of the result dtype."""
+    arrays = numbers(function, **arguments)
+    return broadcast(function, **dict(zip(arguments, arrays, strict=True)))
+
+
+def matrices_and_vectors(
+    function: str, matrices: dict[str, Array], vectors: dict[str, Array]
+) -> dict[str, Array]:
+    """Matrices [..., d, r] and vectors [..., d] or of one number, with batch axes that
+    broadcast.
+    """
+    first = next(iter(matrices))
+    wanted = matrices[first].shape[-2:]
+    for name, array in matrices.items():
+        if array.shape[-2:] != wanted:
+            raise ValueError(
+                f"{function}: {name} must have the last two axes of {first}, {wanted}, "
+                f"found {array.shape}."
+            )
+    for name, array in vectors.items():
+        if array.ndim and array.shape[-1] not in (1, wanted[0]):
+            raise ValueError(
+                f"{function}: {name} must have a last axis of {wanted[0]}, or of 1, "
+                f"found {array.shape}."
+            )
+    batches = {name: array.shape[:-2] for name, array in matrices.items()}
+    batches |= {name: array.shape[:-1] for name, array in vectors.items()}
+    batch = _broadcast_shape(function, "batch axes", batches)
+    return {
+        name: jnp.broadcast_to(array, batch + (wanted if name in matrices else wanted[:1]))
+        for name, array in (matrices | vectors).items()
+    }
 
 
 def samples(function: str, k: int, **arguments: Array) -> None:
@@ -192,6 +217,9 @@ def operands(function: str, **arguments: Any) -> list[Any]:
 def _operand(function: str, name: str, x: Any) -> Any:
     if isinstance(x, int) and not isinstance(x, bool):
         return float(x)  # a number like any other
+    if isinstance(x, (np.ndarray, np.integer)) and x.dtype in (np.int64, np.uint64):
+        if jax.dtypes.canonicalize_dtype(x.dtype) != x.dtype:
+            return x.astype(np.float32)  # JAX would cut the upper 32 bits
     try:
         jax.typeof(x)
     except (TypeError, ValueError):  # no array, or an object that can be made one
@@ -200,8 +228,8 @@ def _operand(function: str, name: str, x: Any) -> Any:
 
 
 def limits(function: str, **arguments: Any) -> list[Array]:
-    """Numbers or 0-d floating arrays, in the dtype of the arrays among them."""
-    arrays = _numbers(function, **arguments)
+    """Numbers or 0-d arrays, in the dtype of the arrays among them."""
+    arrays = numbers(function, **arguments)
     for name, array in zip(arguments, arrays, strict=True):
         if array.ndim:
             raise ValueError(
@@ -271,15 +299,6 @@ def square_matrices(function: str, **arguments: Array) -> None:
             )
 
 
-def shape_or_number(
-    function: str, name: str, array: Array, expected: tuple[int, ...]
-) -> Array:
-    """One argument of a shape that the others fix, to which a 0-d array is broadcast."""
-    if array.ndim:
-        shape(function, name, array, expected)
-    return jnp.broadcast_to(array, expected)
-
-
 def shape(function: str, name: str, array: Array, expected: tuple[int, ...]) -> None:
     """One argument of a shape that the others fix."""
     error = ValueError(
@@ -290,15 +309,21 @@ def shape(function: str, name: str, array: Array, expected: tuple[int, ...]) -> 
 
 def broadcast(function: str, **arguments: Array) -> list[Array]:
     """The arguments, broadcast against one another."""
-    try:
-        shape = np.broadcast_shapes(*(array.shape for array in arguments.values()))
-    except ValueError:
-        names = " and ".join(arguments)
-        found = " and ".join(str(array.shape) for array in arguments.values())
-        raise ValueError(
-            f"{function}: {names} must have shapes that broadcast, found {found}."
-        ) from None
+    shapes = {name: array.shape for name, array in arguments.items()}
+    shape = _broadcast_shape(function, "shapes", shapes)
     return [jnp.broadcast_to(array, shape) for array in arguments.values()]
+
+
+def _broadcast_shape(
+    function: str, what: str, shapes: dict[str, tuple[int, ...]]
+) -> tuple[int, ...]:
+    try:
+        return jnp.broadcast_shapes(*shapes.values())
+    except ValueError:
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(
+            f"{function}: the arguments must have {what} that broadcast, found {found}."
+        ) from None
 
 
 def axes(

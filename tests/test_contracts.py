@@ -534,7 +534,7 @@ def test_densities():
     refused(ValueError, r"high must be a number or a 0-d array", high=A[0])
     for value, found in (
         (None, "be an array"),
-        (True, "be floating point"),
+        (True, "be floating point or of an integer type"),
         ("1", "be an"),
     ):
         refused(TypeError, f"high must {found}", high=value)
@@ -573,17 +573,26 @@ def shapes_of(name):
 
 
 @pytest.mark.parametrize("name", PARAMETRIC)
-def test_parameters_have_one_shape_and_are_floating_point(name):
+def test_parameters_have_shapes_that_broadcast_and_are_numbers(name):
     function, shapes = getattr(parametric, name), shapes_of(name)
     good = {key: np.full(shape, 0.5, np.float32) for key, shape in shapes.items()}
     jax.eval_shape(function, *good.values())
-    first = next(iter(MATRICES.get(name, shapes)))  # the one that the others are held to
     for key, shape in shapes.items():
         bad = {**good, key: np.full((*shape[:-1], 7), 0.5, np.float32)}
-        blamed = r"\w+" if key.startswith(first) else key
-        refuses(ValueError, f"parametric.{name}: {blamed} must", function, *bad.values())
+        found = ", ".join(map(str, (*shape[:-1], 7)))
+        expected = (
+            r"\w+ must" if name in MATRICES else rf".* must have .* {key} \({found}\)"
+        )
+        pattern = f"parametric.{name}: {expected}"
+        refuses(ValueError, pattern, function, *bad.values())
+        bad = {**good, key: np.full((5, *shape[1:]), 0.5, np.float32)}
+        what = "batch axes" if name in MATRICES else "shapes"
+        pattern = (
+            rf"parametric.{name}: the arguments must have {what} that broadcast, found"
+        )
+        refuses(ValueError, rf"{pattern} .*{key} \(5,", function, *bad.values())
         bad = {**good, key: np.full(shape, True)}
-        pattern = f"parametric.{name}: {key} must be floating point, found dtype bool"
+        pattern = f"parametric.{name}: {key} must be floating point or of an integer type"
         refuses(TypeError, pattern, function, *bad.values())
 
 
@@ -610,7 +619,12 @@ def test_parameters_of_vectors_and_matrices():
         (
             "multivariate_normal",
             (np.ones(3, np.float32), eye, 0.0, eye),
-            r"loc_p must have shape \(2,\), found \(3,\)",
+            r"loc_p must have a last axis of 2, or of 1, found \(3,\)",
+        ),
+        (
+            "multivariate_normal",
+            (0.0, eye, 0.0, np.eye(3, dtype=np.float32)),
+            r"scale_tril_q must have the last two axes of scale_tril_p, \(2, 2\), found",
         ),
         (
             "low_rank_multivariate_normal",

@@ -344,6 +344,37 @@ def test_batches_rows_and_both_modes_agree(name):
     assert (error <= close * np.abs(products).sum(1)).all()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_broadcast(name):
+    """Two distributions p against three q, values and gradients, as if each were given."""
+    function, argnums = getattr(parametric, name), parameters_of(name)
+    columns = stacked(everyday(name)[:3], "float32", 3)
+    half = len(columns) // 2
+    given = [x[:2, None] if i < half else x for i, x in enumerate(columns)]
+    each = [
+        np.broadcast_to(x, (2, 3, *x.shape[2 if i < half else 1 :]))
+        for i, x in enumerate(given)
+    ]
+
+    @quick
+    def of_both(given, each):
+        def total(*arguments):
+            values = function(*arguments)
+            return values.sum(), values
+
+        gradient = jax.grad(total, argnums, has_aux=True)
+        return gradient(*given), gradient(*each)
+
+    (slopes, values), (slopes_of_each, expected) = of_both(given, each)
+    assert values.shape == (2, 3)
+    np.testing.assert_allclose(values, expected, rtol=2 * BOUND[name]["float32"])
+    close = 2 * GRADIENT_BOUND[name]["float32"]
+    for i, found, all_of_them in zip(argnums, slopes, slopes_of_each, strict=True):
+        true = all_of_them.sum(1, keepdims=True) if i < half else all_of_them.sum(0)
+        size = np.abs(all_of_them[np.isfinite(all_of_them)]).max()
+        np.testing.assert_allclose(found, true, rtol=close, atol=3 * close * size)
+
+
 # One for each number of parameters: all functions broadcast by the same contract.
 @pytest.mark.parametrize("name", ["poisson", "normal_standard", "uniform", "gamma"])
 def test_numbers_against_batches(name):
@@ -513,11 +544,31 @@ def test_parameters_are_real_numbers():
         ([1.0], "an array, found list"),
         (None, "an array, found NoneType"),
         (np.array(["1"]), "an array of numbers, found dtype <U1"),
-        (np.ones(2, int), "floating point, found dtype int"),
-        (True, "floating point, found dtype bool"),
+        (np.ones(2, complex), "floating point or of an integer type, found dtype complex"),
+        (True, "floating point or of an integer type, found dtype bool"),
     ):
         with pytest.raises(TypeError, match=f"parametric.normal: loc_p must be {pattern}"):
             parametric.normal(bad, 1.0, 0.0, 1.0)
+
+
+def test_integers_are_numbers():
+    """Of 32 and of 64 bits, beside any float, also where JAX would cut 64 bits to 32."""
+    p, q = np.array([3, 2**24 + 1, 2**40]), np.array([4, 2**24 + 3, 2**41])
+    expected = quick(parametric.poisson)(np.float32(p), np.float32(q))
+    for x, y in ((p, q), (p, np.float32(q)), (np.uint64(p), q)):
+        found = parametric.poisson(x, y)
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, expected, rtol=2e-6)
+    small = jax.jit(parametric.gamma)(jnp.array(2), 1, jnp.arange(1, 4), np.int8(2))
+    np.testing.assert_array_equal(
+        small, quick(parametric.gamma)(2.0, 1.0, np.float32([1, 2, 3]), 2.0)
+    )
+    with jax.enable_x64(True):
+        found = parametric.poisson(p, np.float64(q))
+        assert found.dtype == jnp.float64
+        expected = quick(parametric.poisson)(np.float64(p), np.float64(q))
+        np.testing.assert_array_equal(found, expected)
+        assert parametric.poisson(p, 2).dtype == jnp.float32
 
 
 def test_parameters_are_checked_also_outside_jit():

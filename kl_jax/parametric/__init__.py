@@ -42,10 +42,11 @@ are those of x log x and of -log x.
 | `multivariate_normal_diag` | loc, scale | 1e-3 to 1e6 | 2.6 |
 | `low_rank_multivariate_normal` | loc, cov_factor, cov_diag | factors 0.1 to 30 | 16.9 |
 
-Shapes: parameters have equal shapes or none (a number serves every row), and the result has
-that shape; `dirichlet` and the multivariate normals use up the last axis. Dtypes: float64
-if a parameter is, else float32. A wrong shape is a `ValueError` and a wrong dtype a
-`TypeError` that name the function and the parameter.
+Shapes: parameters broadcast by NumPy's rules, as a batch of posteriors against one prior,
+and the result has the shape that they broadcast to; `dirichlet` and the multivariate
+normals use up the last axis. Matrices have equal last two axes, and broadcast before them.
+Dtypes: float64 if a parameter is, else float32, also for integers. Shapes that do not fit
+are a `ValueError` and other dtypes a `TypeError` that name the function and the parameter.
 
 Boundary: inf where p has mass outside the support of q. nan for parameters outside their
   domain, such as a scale of 0 or less; `kl_jax.checked` makes that an error.

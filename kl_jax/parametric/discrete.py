@@ -52,7 +52,7 @@ def binomial(
     total_count_q: ArrayLike,
     probs_q: ArrayLike,
 ) -> Array:
-    """total_count times that of `bernoulli`, for equal numbers of trials, also of integers.
+    """total_count times that of `bernoulli`, for equal numbers of trials.
 
     inf where p has more trials than q. Where q has more there is no closed form: nan.
 

@@ -76,9 +76,6 @@ def closed_form(
         @functools.wraps(body)
         def compiled(*given: Array) -> Array:
             named = dict(zip(names, given, strict=True))
-            for name in names:
-                if of.get(name) is count:
-                    named[name] = _contracts.count(function, name, named[name])
             found = parameters(function, **named)
             named = dict(zip(names, found, strict=True))
             conditions = [domain(function, name, named) for name, domain in of.items()]

@@ -40,18 +40,15 @@ def multivariate_normal_diag(
 
 
 def _with_matrices(stem: str, check: Callable[..., None]) -> Callable[..., list[Array]]:
-    """Matrices [..., d, r] of that name, and the other parameters [..., d] or 0-d."""
-    p, q = f"{stem}_p", f"{stem}_q"
+    """Matrices of that name, and the other parameters, which are vectors."""
 
     def parameters(function: str, **given: Any) -> list[Array]:
-        named = dict(zip(given, _contracts.floats(function, **given), strict=True))
-        check(function, **{p: named[p]})
-        _contracts.equal_shapes(function, **{p: named[p], q: named[q]})
-        rows = named[p].shape[:-1]
-        return [
-            x if name in (p, q) else _contracts.shape_or_number(function, name, x, rows)
-            for name, x in named.items()
-        ]
+        named = dict(zip(given, _contracts.numbers(function, **given), strict=True))
+        matrices = {name: named[name] for name in (f"{stem}_p", f"{stem}_q")}
+        check(function, **matrices)
+        vectors = {name: x for name, x in named.items() if name not in matrices}
+        found = _contracts.matrices_and_vectors(function, matrices, vectors)
+        return [found[name] for name in given]
 
     return parameters
 
