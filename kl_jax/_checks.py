@@ -29,9 +29,9 @@ __all__ = ["checked"]
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
-# Part of the key of every cache of JAX: what was traced without checks is traced once more
-# with them, and the other way round. (A check that waited in each trace would be an effect,
-# and those cost a jitted call 100 us of dispatch instead of 9.)
+# JAX makes this context a part of the key of every cache: a function that was traced
+# without checks is traced once more with them, and the other way round. (A check that
+# waited in each trace would be an effect: a jitted call with one takes 100 us, not 9.)
 _checking = jax.make_user_context(False)
 
 

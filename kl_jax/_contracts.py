@@ -485,7 +485,7 @@ def non_negative_number(function: str, name: str, value: Any) -> float:
 
 
 def nodes(function: str, value: Any, least: int) -> int:
-    """The number of nodes of a rule of which every second one is a rule too."""
+    """The number of quadrature nodes: odd, so that every second node is a rule again."""
     value = positive_integer(function, "order", value)
     if value < least or not value % 2:
         raise ValueError(

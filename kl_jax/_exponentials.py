@@ -105,8 +105,8 @@ def phi_series(r: Array) -> Array:
 
 
 def phi_series_holds(x: Array) -> Array:
-    """Where `phi_series` holds. At its ends q - p (1 + d) amplifies the errors of q and p
-    by 1 and 2.4, at -0.7 by 4.
+    """Where `phi_series` holds. Outside, q - p (1 + d) takes over, which multiplies the
+    rounding errors of q and p by 1 at -1 and by 2.4 at 2, and by 4 at -0.7.
     """
     return (-1 <= x) & (x <= 2)
 
@@ -152,7 +152,7 @@ def _expm1_of_reduced(r: Array) -> Array:
 
 def exp_of_sum(x: Array, error: Array) -> Array:
     """e^(x + error) to the first order in the error, for x <= 88: nan or inf may be above.
-    Without a rule of its own: it serves where none is needed.
+    It has no custom_jvp: it is called only inside functions that define theirs.
     """
     power = jax.lax.platform_dependent(x, cpu=_exp_on_cpu, default=jnp.exp)
     return power + power * error
@@ -168,8 +168,8 @@ def _exp_on_cpu(x: Array) -> Array:
 
 
 def one_minus_exp(x: Array) -> Array:
-    """1 - e^-x for x >= 0, likewise without a rule."""
-    # Beyond 0.69 < log(2) times the last exponent, e^-x is nothing beside 1.
+    """1 - e^-x for x >= 0. It has no custom_jvp either."""
+    # The bound keeps 2^n normal; there e^-x is far below an ULP of 1.
     r, scale = _reduced_argument(-clamp_max(x, -jnp.finfo(x.dtype).minexp * 0.69))
     return (1 - scale) - scale * _expm1_of_reduced(r)
 

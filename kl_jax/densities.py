@@ -70,8 +70,9 @@ def kl_from_densities(
 
     Returns:
       The shape of the results; float64 if a result is, else float32. With `with_error` a
-      pair of such: the difference from the rule of every second node, which is much above
-      the error where that is small, plus the effect of log-densities wrong by one rounding.
+      pair of the value and an estimate of its error: the difference from the rule of every
+      second node, plus the effect of log-densities that are off by one rounding. Where the
+      error is small, the estimate is much larger.
 
     Raises:
       ValueError: If a limit is no scalar, the results' shapes differ, or `order` is even or

@@ -43,7 +43,7 @@ __all__ = ["generalized_kl", "rel_entr"]
 # 3 the logarithm that takes over costs generalized_kl 5.0 ULP, at 4 it costs 3.5.
 _CLOSE = 4
 
-# Terms of c. The first one left out, 0.36^n / (2n + 3), is below 8e-10 and 1e-17.
+# Terms of c. The first one left out, 0.36^n / (2n + 3), is 7.7e-10 and 1.2e-17 at most.
 _TERMS = {jnp.dtype("float32"): 17, jnp.dtype("float64"): 34}
 
 
@@ -54,8 +54,8 @@ def _denominator(p: Array, q: Array) -> Array:
 
 # --- log(p / q) ---------------------------------------------------------------
 
-# Where p and q are rounded and p - q is known better, as for 1 - p and 1 - q, the third
-# argument is p - q. It is no variable of its own: the derivatives are those in p and q.
+# Pass `difference` where p - q is known more accurately than p and q are, as q - p is for
+# 1 - p and 1 - q. It improves the value; the derivatives treat it as p - q.
 
 
 def atanh_series(t: Array) -> Array:
@@ -262,9 +262,8 @@ generalized_kl_term.defjvp(_generalized_kl_jvp, symbolic_zeros=True)
 @jitted_custom_jvp
 def relative_difference(p: Array, q: Array, difference: Array | None = None) -> Array:
     """(q - p) / q, 0 at p = q = 0. Its slope p / q^2 would cancel in 1/q - (q - p)/q^2."""
-    x = _close_parts(
-        p, q, difference
-    )  # q - p is flushed to 0 next to the smallest normal number
+    x = _close_parts(p, q, difference)
+    # Next to the smallest normal number q - p is flushed to 0; the scaled one is not.
     far = divide(q - p, _denominator(p, q))
     return jnp.where(is_close(p, q), -x.difference / (q * x.scale), far)
 

@@ -144,14 +144,14 @@ def kl_from_samples(x: ArrayLike, y: ArrayLike, *, k: int = 1) -> Array:
         not positive.
       TypeError: If `x` or `y` is not floating point, or k no integer.
 
-    Boundary: where one of the distances is 0, as to a duplicate, both densities come from
-      one ball of the larger radius instead, with the term psi(l) - psi(l') + log(m / (n -
-      1)) of the digamma function psi and the numbers l of other x and l' of y in the ball.
-      So the result is finite for all finite data, and for data of few values near the KL
-      of their frequencies. 0 are distances below 1e-37 of the largest number in float32,
-      1e-307 in float64. nan for nan and inf.
-    Gradient: of the distances to the neighbours as they are, which are others beyond some
-      distance; 0 from a term of one ball.
+    Boundary: a sample with a distance of 0, as a duplicate has, contributes psi(l) -
+      psi(l') + log(m / (n - 1)) instead: psi is the digamma function, l and l' count the
+      other x and the y within the larger of the two distances. So finite data give a
+      finite result, and data of few values one near the KL of their frequencies. Distances
+      below 1e-37 of the largest number count as 0 in float32, below 1e-307 in float64.
+      nan and inf give nan.
+    Gradient: that of the distances, with the neighbours held fixed; a sample with a
+      distance of 0 contributes 0.
     Error: of the formula, from the rounding of differences, d (d + 3) eps / 2 a term. Of
       the estimate, see the source: its standard error is about 1 / sqrt(n) and more.
 

@@ -83,12 +83,12 @@ def linear_kl_divergence(
 
     Boundary: that of `kl_divergence`.
     Gradient: that of `kl_divergence` through the products, in hidden states, weights,
-      biases and temperature; what is not differentiated costs nothing. Products have
-      operands of the arguments' dtype (slopes of float16 arguments: float32) and are summed
-      in float32, also over the tiles. Reverse mode keeps the arguments and nine numbers a
-      row.
-    Error: that of `kl_divergence` for the logits, which have that of the products, at JAX's
-      `default_matmul_precision`.
+      biases and temperature; an argument that is not differentiated costs nothing. The
+      operands of products have the arguments' dtype (slopes of float16 arguments: float32);
+      products and tiles are summed in float32. Reverse mode keeps the arguments and nine
+      numbers a row.
+    Error: that of `kl_divergence` of the logits. The logits have the error of the products
+      at JAX's `default_matmul_precision`.
 
     >>> import jax.numpy as jnp
     >>> hidden = jnp.array([[1.0, 2.0], [0.0, 1.0]])

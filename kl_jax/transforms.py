@@ -99,7 +99,8 @@ def masked(fun: Callable[..., ArrayLike | Weighted]) -> Callable[..., Weighted]:
       `weighted` or reduced already the weights multiply.
 
     Raises:
-      TypeError: If the mask is not boolean.   ValueError: If its shape differs.
+      TypeError: If the mask is missing or not boolean.
+      ValueError: If its shape is not that of the values.
 
     Gradient: 0 in absent rows where `fun` has a finite derivative there; see the module's
       introduction for absent rows that hold nan or inf.
@@ -139,7 +140,8 @@ def weighted(fun: Callable[..., ArrayLike | Weighted]) -> Callable[..., Weighted
       is `masked` or reduced already the weights multiply.
 
     Raises:
-      TypeError: If the weights are not real numbers.   ValueError: If their shape differs.
+      TypeError: If the weights are missing or not real numbers.
+      ValueError: If their shape is not that of the values.
 
     Gradient: a weight of exactly 0 makes its row absent: the value there, which may be
       nan, does not enter the gradient in the weight either.
@@ -200,7 +202,8 @@ def sum(
       with nothing present is absent, any other has weight 1. At least float32.
 
     Raises:
-      ValueError: If an axis is out of range.   TypeError: If the values are not real.
+      ValueError: If an axis is out of range.
+      TypeError: If the values are not real.
 
     >>> import jax.numpy as jnp
     >>> sum(jnp.square)(jnp.array([1.0, 2.0])).item()
@@ -242,7 +245,8 @@ def mean(
       with nothing present is absent, any other has weight 1. At least float32.
 
     Raises:
-      ValueError: If an axis is out of range.   TypeError: If the values are not real.
+      ValueError: If an axis is out of range.
+      TypeError: If the values are not real.
 
     Boundary: nan where nothing is present.
     Gradient: 0 where nothing is present, so that an empty batch is seen in the log and
@@ -374,10 +378,15 @@ def reverse(divergence: Callable[P, Result]) -> Callable[P, Result]:
     """`divergence` with its first two arguments exchanged: KL(q || p) from KL(p || q).
 
     Args:
-      divergence: A function of two logits or probabilities, p first.
+      divergence: A function of p and q: its only required positional parameters.
 
     Returns:
-      A function with the same arguments.
+      A function with the same arguments, to be passed by place or by name.
+
+    Raises:
+      TypeError: If `divergence` has any other number of required positional parameters, as
+        the linear heads and most closed forms have, or is a function of kl_jax whose two
+        are not p's and q's.
 
     >>> import jax.numpy as jnp
     >>> a, b = jnp.array([0.0, 1.0]), jnp.array([0.0, 3.0])
@@ -407,16 +416,20 @@ def tempered(
     between temperatures.
 
     Args:
-      divergence: A function of two logits that returns an array.
+      divergence: A function of two logits, its only required positional parameters, that
+        returns an array.
       temperature: T, a number > 0 or a 0-d floating array (as from an optax schedule).
 
     Returns:
-      A function with the same arguments; its result is in T^2 nats.
+      A function with the same arguments, by place or by name; its result is in T^2 nats.
 
     Raises:
       ValueError: If the temperature is a number that is not finite and > 0, or an array
-        with axes.   TypeError: If it is neither a number nor a floating array, or if
-        `divergence` returns weighted values: write `masked(tempered(f, T))`.
+        with axes.
+      TypeError: If the temperature is neither a number nor a floating array. If
+        `divergence` has not exactly two required positional parameters, or is a function of
+        kl_jax whose two are no logits; a function of yours that takes probabilities cannot
+        be told apart. If it returns weighted values: write `masked(tempered(f, T))`.
 
     >>> import jax.numpy as jnp
     >>> a, b = jnp.array([0.0, 1.0]), jnp.array([0.0, 3.0])

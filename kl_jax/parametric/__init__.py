@@ -6,7 +6,7 @@ nearly agree where p and q do. Here every closed form is a sum of Bregman diverg
 
     B_f(x, y) = f(x) - f(y) - f'(y) (x - y) >= 0    of a convex f,
 
-which are 0 exactly at equality and do not cancel (`elementwise` has them), and of squares:
+which are 0 exactly at equality and do not cancel (in `_convex`), and of squares:
 
     G(x, y) = x log(x / y) - x + y,    S(x, y) = x / y - 1 - log(x / y)
 
@@ -51,8 +51,9 @@ are a `ValueError` and other dtypes a `TypeError` that name the function and the
 Boundary: inf where p has mass outside the support of q. nan for parameters outside their
   domain, such as a scale of 0 or less; `kl_jax.checked` makes that an error.
 Gradient: of every order in every parameter; 0 at p = q, but for the ends of `uniform` and
-  `pareto`, where KL has a kink. Where KL is inf, 0 for intervals that do not fit, and the
-  limits, infinite ones too, at a probability or rate of 0, as in `generalized_kl`.
+  `pareto`, where KL has a kink. Where KL is inf, the gradient is 0 if the supports do not
+  nest (`uniform`, `pareto`); at a probability or rate of exactly 0 it is the limit, which
+  may be inf, as for `generalized_kl`.
 Error: relative at most 1e-6 in float32 and 1e-14 in float64 over the ranges of the table
   (tests/test_parametric.py), for p and q that differ by 1e-6 as for those far apart. More
   in `gumbel` and `weibull` (1e-5) whose e^w amplifies the error of w by w, in
