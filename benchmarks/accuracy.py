@@ -8,7 +8,6 @@ which a sample is compared with mpmath for; torch is measured where it is instal
 About 13 minutes on an idle machine, --quick two.
 """
 
-import functools
 import pathlib
 import sys
 import warnings
@@ -28,6 +27,7 @@ import kl_jax
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 import oracles  # noqa: E402
+import registry  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -150,16 +150,6 @@ def from_logits():
         del functions["torch"]
     return functions
 
-
-# label: (the function's name in kl_jax and in exact.py, its argument)
-OTHERS = {
-    "Jeffreys": ("jeffreys_divergence", {}),
-    "Jensen-Shannon": ("jensen_shannon_divergence", {"beta": 0.5}),
-    "skew KL, 0.1": ("skew_kl_divergence", {"skew": 0.1}),
-    "Renyi, order 0.3": ("renyi_divergence", {"order": 0.3}),
-    "Renyi, order 0.5": ("renyi_divergence", {"order": 0.5}),
-    "Renyi, order 2": ("renyi_divergence", {"order": 2.0}),
-}
 
 # --- errors ---------------------------------------------------------------------
 
@@ -369,18 +359,13 @@ def gradient_table(dtype, grid):
 
 
 def others_table(dtype, grid):
-    missing = {name for name, _ in OTHERS.values() if not hasattr(kl_jax, name)}
-    if missing:
-        print(f"NOT MEASURED, not in kl_jax: {', '.join(sorted(missing))}", file=sys.stderr)
-    if len(missing) == len({name for name, _ in OTHERS.values()}):
-        return
     heads = [f"noise {level(k)}" for k, _ in grid]
     yield f"| kl_jax, {dtype}, 2 to 32 outcomes | " + " | ".join(heads) + " |"
     yield "|---|" + "---|" * len(heads)
-    for label, (name, arguments) in OTHERS.items():
-        if name in missing:
+    for row in registry.DIVERGENCES.values():
+        if row.label is None:
             continue
-        function = jax.jit(functools.partial(getattr(kl_jax, name), **arguments))
+        function = jax.jit(row.function)
         cells = []
         for _, batches in grid:
             worst = Worst()
@@ -389,11 +374,11 @@ def others_table(dtype, grid):
                     continue
                 found = np.asarray(function(a, b)).tolist()
                 for x, p, q in zip(found, a, b, strict=True):
-                    true = getattr(exact, name)(p, q, *arguments.values())
+                    true = exact.divergence(row, p, q)
                     error = lambda x, true=true: oracles.ulps(x, true, dtype)
                     worst.add(x, error if true >= FLOOR[dtype] else None)
             cells.append(worst.cell(in_ulps))
-        yield f"| {label} | " + " | ".join(cells) + " |"
+        yield f"| {row.label} | " + " | ".join(cells) + " |"
 
 
 def plot(lines, path):

@@ -98,14 +98,6 @@ def log_ratios(a, b):
             yield arb(x) - arb(y) + shift if y > -math.inf else math.inf
 
 
-def entropy_of(p, other):
-    """Sum of p log(p / other) over the outcomes with p > 0."""
-    pairs = [(x, y) for x, y in zip(p, other, strict=True) if x]
-    if any(not y for _, y in pairs):
-        return math.inf
-    return total(x * (x / y).log() for x, y in pairs)
-
-
 @certain
 def kl_divergence(a, b):
     """Sum of p (log p - log q); the normalisers taken out of the sum, for speed."""
@@ -146,35 +138,25 @@ def fisher_vector_product(b, direction):
     return [x * (y - mean) if x else arb(0) for x, y in zip(q, v, strict=True)]
 
 
-@certain
-def jeffreys_divergence(a, b):
-    p, q = probabilities(a), probabilities(b)
-    one, other = entropy_of(p, q), entropy_of(q, p)
-    return math.inf if math.inf in (one, other) else one + other
+class Arb:
+    """What the definitions of `registry` are evaluated in."""
+
+    log, sum = arb.log, staticmethod(total)
+
+    @staticmethod
+    def kl(p, q):
+        pairs = [(x, y) for x, y in zip(p, q, strict=True) if x]
+        if any(not y for _, y in pairs):
+            return math.inf
+        return total(x * (x / y).log() for x, y in pairs)
 
 
-@certain
-def jensen_shannon_divergence(a, b, beta):
-    p, q = probabilities(a), probabilities(b)
-    beta = arb(beta)
-    m = [beta * x + (1 - beta) * y for x, y in zip(p, q, strict=True)]
-    return beta * entropy_of(p, m) + (1 - beta) * entropy_of(q, m)
+def divergence(row, a, b):
+    """The value of a row of `registry`."""
 
+    @certain
+    def evaluated(a, b):
+        parameters = [arb(x) for x in row.parameters.values()]
+        return row.definition(Arb, probabilities(a), probabilities(b), *parameters)
 
-@certain
-def skew_kl_divergence(a, b, skew):
-    p, q = probabilities(a), probabilities(b)
-    skew = arb(skew)
-    m = [skew * x + (1 - skew) * y for x, y in zip(p, q, strict=True)]
-    return entropy_of(p, m)
-
-
-@certain
-def renyi_divergence(a, b, order):
-    """Log(sum p^order q^(1 - order)) / (order - 1)."""
-    p, q = probabilities(a), probabilities(b)
-    pairs = [(x, y) for x, y in zip(p, q, strict=True) if x]
-    if order > 1 and any(not y for _, y in pairs):
-        return math.inf
-    order = arb(order)
-    return total(x * (y / x) ** (1 - order) for x, y in pairs if y).log() / (order - 1)
+    return evaluated(a, b)

@@ -155,35 +155,23 @@ def kl_gradients(logits_p, logits_q):
         return in_p, [b - a for a, b in zip(p, q, strict=True)]
 
 
-def divergence(name, logits_p, logits_q, parameter=None):
-    """The other divergences, each from its definition as sums of logarithms."""
+class Mpmath:
+    """What the definitions of `registry` are evaluated in."""
 
-    def of(p, q):
+    log, sum = mp.log, mp.fsum
+
+    @staticmethod
+    def kl(p, q):
         if any(x > 0 and y == 0 for x, y in zip(p, q, strict=True)):
             return mp.inf
         return mp.fsum(x * mp.log(x / y) for x, y in zip(p, q, strict=True) if x > 0)
 
+
+def divergence(row, logits_p, logits_q):
+    """The value of a row of `registry`."""
     with mp.workdps(DIGITS):
-        p, q = softmax(logits_p), softmax(logits_q)
-        w = None if parameter is None else mp.mpf(parameter)
-        if name == "kl":
-            return of(p, q)
-        if name == "reverse_kl":
-            return of(q, p)
-        if name == "jeffreys":
-            return of(p, q) + of(q, p)
-        if name == "renyi" and w == 1:
-            return of(p, q)
-        if name == "renyi":
-            if w > 1 and any(x > 0 and y == 0 for x, y in zip(p, q, strict=True)):
-                return mp.inf
-            pairs = [(x, y) for x, y in zip(p, q, strict=True) if x > 0 and y > 0]
-            total = mp.fsum(x**w * y ** (1 - w) for x, y in pairs)
-            return mp.log(total) / (w - 1) if total else mp.inf
-        m = [w * x + (1 - w) * y for x, y in zip(p, q, strict=True)]
-        if name == "skew_kl":
-            return of(p, m)
-        return w * of(p, m) + (1 - w) * of(q, m)
+        parameters = [mp.mpf(x) for x in row.parameters.values()]
+        return row.definition(Mpmath, softmax(logits_p), softmax(logits_q), *parameters)
 
 
 def gradient(function, point):

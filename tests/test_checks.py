@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import registry
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from programs import quick
@@ -19,8 +20,6 @@ from kl_jax import (
     _checks,
     checked,
     generalized_kl,
-    jeffreys_divergence,
-    jensen_shannon_divergence,
     kl_div,
     kl_divergence,
     kl_divergence_from_probs,
@@ -29,9 +28,6 @@ from kl_jax import (
     masked,
     mean,
     rel_entr,
-    renyi_divergence,
-    reverse_kl_divergence,
-    skew_kl_divergence,
     tempered,
     topk_kl_divergence,
     weighted,
@@ -56,18 +52,12 @@ HEADS = {
     "bias_q": LOGITS[0, :, 1],
     "temperature": np.asarray(2.0, "f4"),
 }
-renyi = functools.partial(renyi_divergence, order=2.0)
 sum_of_kl_div = functools.partial(kl_div, reduction="sum")
 of_log_target = functools.partial(kl_div, reduction="none", log_target=True)
 FUNCTIONS = [
     (rel_entr, OF_PROBS),
     (generalized_kl, OF_PROBS),
-    (kl_divergence, OF_LOGITS),
-    (reverse_kl_divergence, OF_LOGITS),
-    (jeffreys_divergence, OF_LOGITS),
-    (jensen_shannon_divergence, OF_LOGITS),
-    (skew_kl_divergence, OF_LOGITS),
-    (renyi, OF_LOGITS),
+    *((row.function, OF_LOGITS) for row in registry.MAIN.values()),
     (kl_divergence_from_probs, OF_PROBS),
     (kl_estimate, {"log_p": LOG_PROBS, "log_q": LOG_PROBS[::-1]}),
     (topk_kl_divergence, {"topk_log_p": TOP, "topk_index": INDEX, "logits_q": LOGITS}),

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import registry
 from programs import quick
 
 import kl_jax
@@ -263,14 +264,7 @@ def test_a_value_is_no_function(transform):
 
 
 # Of what is public, the functions of two logits, and other functions of p and q.
-OF_LOGITS = {
-    "kl_divergence",
-    "reverse_kl_divergence",
-    "jeffreys_divergence",
-    "jensen_shannon_divergence",
-    "skew_kl_divergence",
-    "renyi_divergence",
-}
+OF_LOGITS = {row.of_kl_jax.__name__ for row in registry.DIVERGENCES.values()}
 OF_P_AND_Q = {
     *("rel_entr", "generalized_kl", "kl_divergence_from_probs"),
     *("kl_estimate", "kl_from_counts", "kl_from_samples"),

@@ -9,8 +9,10 @@ import mpmath as mp
 import numpy as np
 import oracles
 import pytest
+import registry
 import scipy.stats
 from programs import compiled, of_lengths, padded, quick
+from registry import DIVERGENCES, MAIN
 
 from kl_jax import (
     jeffreys_divergence,
@@ -551,34 +553,19 @@ def test_infinities_in_other_rows_change_nothing(dtype):
 
 # --- the other divergences --------------------------------------------------------
 
-OTHERS = {
-    "reverse_kl": (reverse_kl_divergence, None),
-    "jeffreys": (jeffreys_divergence, None),
-    "jensen_shannon": (jensen_shannon_divergence, 0.5),
-    "jensen_shannon 0.1": (functools.partial(jensen_shannon_divergence, beta=0.1), 0.1),
-    "skew_kl": (skew_kl_divergence, 0.1),
-    "skew_kl 0.9": (functools.partial(skew_kl_divergence, skew=0.9), 0.9),
-    "renyi 0.1": (functools.partial(renyi_divergence, order=0.1), 0.1),
-    "renyi 0.5": (functools.partial(renyi_divergence, order=0.5), 0.5),
-    "renyi 0.99": (functools.partial(renyi_divergence, order=0.99), 0.99),
-    "renyi 2": (functools.partial(renyi_divergence, order=2), 2),
-}
-
-
 # Gradients as users compile them, in programs that take 3 to 6 s; those of the others, and
 # in float64, quickly.
-MAIN = ("jeffreys", "jensen_shannon", "renyi 0.5", "renyi 2")
+WITH_GRADIENTS = ("jeffreys", "jensen_shannon", "renyi 0.5", "renyi 2")
 ALONE = ("jensen_shannon", "renyi 2")  # of these the value without gradients, too
 IN_FLOAT64 = ("jeffreys", "jensen_shannon", "renyi 0.5", "renyi 2")
 CASES = [
-    *((name, "float32") for name in OTHERS if name != "reverse_kl"),
+    *((name, "float32") for name in DIVERGENCES if name not in ("kl", "reverse_kl")),
     *(pytest.param(name, "float64", marks=pytest.mark.slow) for name in IN_FLOAT64),
 ]
 
 
 def oracle_of(name):
-    _, parameter = OTHERS[name]
-    return lambda a, b: oracles.divergence(name.split()[0], a, b, parameter)
+    return functools.partial(oracles.divergence, DIVERGENCES[name])
 
 
 @functools.cache
@@ -586,10 +573,10 @@ def of_other(name, dtype):
     """Values; and values with gradients."""
     if name == "kl":
         return value, value_and_gradients
-    function, _ = OTHERS[name]
+    function = DIVERGENCES[name].function
     both = jax.vmap(jax.value_and_grad(function, (0, 1)))
-    both = compiled(both) if name in MAIN and dtype == "float32" else quick(both)
-    values = compiled(function) if name in ALONE or name not in MAIN else None
+    both = compiled(both) if name in WITH_GRADIENTS and dtype == "float32" else quick(both)
+    values = compiled(function) if name in ALONE or name not in WITH_GRADIENTS else None
     return values and of_lengths(values, (33,)), of_lengths(both, (33,))
 
 
@@ -627,7 +614,7 @@ def test_second_derivatives_of_the_others():
         rng = np.random.default_rng(6)
         a, b, u, v = rng.normal(size=(4, 5))
         for name in ("jeffreys", "jensen_shannon 0.1", "renyi 0.5", "renyi 2"):
-            function, _ = OTHERS[name]
+            function = DIVERGENCES[name].function
             gradient = jax.grad(function, (0, 1))
             both = quick(lambda *x, g=gradient: jax.jvp(g, x, (u, v)))
             h = 1e-5
@@ -636,26 +623,26 @@ def test_second_derivatives_of_the_others():
                 np.testing.assert_allclose(f, (x - y) / (2 * h), atol=1e-8, err_msg=name)
 
 
-# Value where it is a number, or that it is finite. Gradients are finite wherever it is.
-L2 = np.log(2)
+# Logits of p and q, and the value of what `registry` says nothing else of. Gradients are
+# finite wherever the value is.
 EDGES = {
-    "equal": ([0, 1, 2], [0, 1, 2], [0, 0, 0, 0, 0, 0]),
-    "shared -inf": ([0, 1, -INF], [3, 4, -INF], [0, 0, 0, 0, 0, 0]),
-    "p = 0 < q": ([0, -INF], [0, 0], [L2, INF, INF, None, None, L2]),
-    "q = 0 < p": ([0, 0], [0, -INF], [INF, L2, INF, None, None, L2]),
-    "disjoint": ([0, -INF], [-INF, 0], [INF, INF, INF, L2, -np.log(0.1), INF]),
-    "p has no outcome": ([-INF] * 2, [0, 1], [0, INF, 0, 0, 0, 0]),
-    "neither has one": ([-INF] * 2, [-INF] * 2, [0, 0, 0, 0, 0, 0]),
-    "+inf alike": ([INF, 0], [INF, 5], [0, 0, 0, 0, 0, 0]),
-    "+inf apart": ([INF, 0], [0, INF], [INF, INF, INF, L2, -np.log(0.1), INF]),
-    "one outcome": ([3], [-7], [0, 0, 0, 0, 0, 0]),
-    "offset 1e4": ([1e4, 1e4 + 1], [0, 1], [0, 0, 0, 0, 0, 0]),
-    "offset 1e30": ([1e30, 1e30], [0, 0], [0, 0, 0, 0, 0, 0]),
-    "finfo.min mask": ([0, np.finfo("f4").min], [0, np.finfo("f4").min], [0] * 6),
-    "q = 0 where p underflows": ([0, -1000], [0, -INF], [INF, 0, INF, 0, 0, 0]),
-    "far apart": ([1e4, 0], [0, 1e4], [1e4, 1e4, 2e4, L2, -np.log(0.1), 1e4 - 2 * L2]),
-    "nan in p": ([NAN, 0], [0, 0], [NAN] * 6),
-    "nan in q": ([0, 0], [NAN, 0], [NAN] * 6),
+    "equal": ([0, 1, 2], [0, 1, 2], 0),
+    "shared -inf": ([0, 1, -INF], [3, 4, -INF], 0),
+    "p = 0 < q": ([0, -INF], [0, 0], 0),
+    "q = 0 < p": ([0, 0], [0, -INF], 0),
+    "disjoint": ([0, -INF], [-INF, 0], 0),
+    "p has no outcome": ([-INF] * 2, [0, 1], 0),
+    "neither has one": ([-INF] * 2, [-INF] * 2, 0),
+    "+inf alike": ([INF, 0], [INF, 5], 0),
+    "+inf apart": ([INF, 0], [0, INF], 0),
+    "one outcome": ([3], [-7], 0),
+    "offset 1e4": ([1e4, 1e4 + 1], [0, 1], 0),
+    "offset 1e30": ([1e30, 1e30], [0, 0], 0),
+    "finfo.min mask": ([0, np.finfo("f4").min], [0, np.finfo("f4").min], 0),
+    "q = 0 where p underflows": ([0, -1000], [0, -INF], 0),
+    "far apart": ([1e4, 0], [0, 1e4], 0),
+    "nan in p": ([NAN, 0], [0, 0], NAN),
+    "nan in q": ([0, 0], [NAN, 0], NAN),
 }
 
 
@@ -667,16 +654,13 @@ def edges(dtype):
     return rows.astype(dtype)
 
 
-COLUMNS = ("kl", "reverse_kl", "jeffreys", "jensen_shannon", "skew_kl", "renyi 0.5")
-
-
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        *((name, "float32") for name in COLUMNS),
+        *((name, "float32") for name in MAIN),
         *(
             pytest.param(n, "float64", marks=pytest.mark.slow)
-            for n in COLUMNS
+            for n in MAIN
             if n != "skew_kl"
         ),
     ],
@@ -689,8 +673,9 @@ def test_boundary_of_every_divergence(name, dtype):
             found, gradients = value_and_gradients(b, a)
         else:
             found, gradients = of_other(name, dtype)[1](a, b)
-    for i, (case, (_, _, values)) in enumerate(EDGES.items()):
-        value = values[COLUMNS.index(name)]
+    assert set(MAIN[name].edges) <= set(EDGES)
+    for i, (case, (_, _, default)) in enumerate(EDGES.items()):
+        value = MAIN[name].edges.get(case, default)
         if value is None:
             assert 0 < found[i] < INF, case
         else:
@@ -698,7 +683,7 @@ def test_boundary_of_every_divergence(name, dtype):
         if np.isfinite(found[i]):
             assert all(np.isfinite(g[i]).all() for g in gradients), case
     if dtype == "float32":
-        function = kl_divergence if name == "kl" else OTHERS[name][0]
+        function = MAIN[name].function
         hidden = (np.concatenate([x, np.full((len(x), 1), NAN, dtype)], -1) for x in (a, b))
         keep = np.array([[True, True, True, False]])
         beside = quick(function)(*hidden, where=keep)
@@ -752,7 +737,8 @@ def test_renyi_of_large_orders(order):
     b = np.array([[0, 1, 2.5], [-1, 2, 2], [0, -85, -3]], np.float32)
     found = quick(functools.partial(renyi_divergence, order=order))(a, b)
     true = [
-        float(oracles.divergence("renyi", x, y, order)) for x, y in zip(a, b, strict=True)
+        float(registry.renyi(oracles.Mpmath, oracles.softmax(x), oracles.softmax(y), order))
+        for x, y in zip(a, b, strict=True)
     ]
     np.testing.assert_allclose(found, true, rtol=1e-5)
 
@@ -786,7 +772,7 @@ def test_bounds_and_inequalities():
         kl, slack = found["kl"], 1 + 1e-14
         total_variation = np.abs(p - q).sum(-1) / 2
         assert (2 * total_variation**2 <= kl * slack).all()  # Pinsker
-        assert (found["js"] <= L2 * slack).all()
+        assert (found["js"] <= np.log(2) * slack).all()
         assert (found["skew"] <= -np.log(0.1) * slack).all()
         for low, high in itertools.pairwise(orders):
             assert (found[f"renyi {low}"] <= found[f"renyi {high}"] * slack).all()
@@ -799,7 +785,7 @@ def test_bounds_and_inequalities():
 
 @pytest.mark.parametrize("name", ["reverse_kl", "jeffreys", "jensen_shannon", "renyi 0.5"])
 def test_axis_where_and_half_precision_of_the_others(name):
-    function, _ = OTHERS[name]
+    function = DIVERGENCES[name].function
     oracle = oracle_of(name)
     rng = np.random.default_rng(8)
     a, b = rng.normal(size=(2, 3, 4, 5)).astype(jnp.bfloat16)
