@@ -356,3 +356,61 @@ def gradient_error(name, parameters, found, units):
                 errors.append(abs(mp.mpf(x) - y) * u)
                 sizes.append(abs(y) * u)
         return float(max(errors)), float(max(sizes))
+
+
+# --- what the oracles are tested against ----------------------------------------------
+
+# name: (support, log of the density but for a constant)
+CONTINUOUS = {
+    "normal": ((-mp.inf, 0, mp.inf), lambda x, m, s: -(((x - m) / s) ** 2) / 2),
+    "log_normal": (
+        (0, 1, mp.inf),
+        lambda x, m, s: -(((mp.log(x) - m) / s) ** 2) / 2 - mp.log(x),
+    ),
+    "half_normal": ((0, mp.inf), lambda x, s: -((x / s) ** 2) / 2),
+    "laplace": ((-mp.inf, 0, 0.25, 1, mp.inf), lambda x, m, s: -abs(x - m) / s),
+    "cauchy": ((-mp.inf, 0, mp.inf), lambda x, m, s: -mp.log(1 + ((x - m) / s) ** 2)),
+    "gumbel": (
+        (-8, -3, 0, 3, 20, 120),  # e^-e^-x has 5000 digits below
+        lambda x, m, s: -(x - m) / s - mp.exp(-(x - m) / s),
+    ),
+    "exponential": ((0, mp.inf), lambda x, r: -r * x),
+    "gamma": ((0, 1, mp.inf), lambda x, a, r: (a - 1) * mp.log(x) - r * x),
+    "inverse_gamma": ((0, 1, mp.inf), lambda x, a, r: -(a + 1) * mp.log(x) - r / x),
+    "chi2": ((0, 1, mp.inf), lambda x, k: (k / 2 - 1) * mp.log(x) - x / 2),
+    "weibull": ((0, 1, mp.inf), lambda x, s, k: (k - 1) * mp.log(x) - (x / s) ** k),
+    "continuous_bernoulli": (
+        (0, 1),
+        lambda x, p: x * mp.log(p) + (1 - x) * mp.log(1 - p),
+    ),
+    "continuous_bernoulli_logits": ((0, 1), lambda x, t: x * t),
+}
+
+POINTS = {
+    "normal": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 1.125, 0.5)),
+    "log_normal": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 1.125, 0.5)),
+    "half_normal": ((1.5, 0.75), (0.5, 2.0)),
+    "laplace": ((0.25, 1.5, 1.0, 0.75), (1.0, 0.5, 0.0, 2.0)),
+    "cauchy": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 3.0, 2.0)),
+    "gumbel": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 0.0, 1.25)),
+    "exponential": ((1.5, 0.75), (0.5, 2.0)),
+    "gamma": ((2.5, 1.5, 0.75, 0.5), (1.25, 3.0, 4.0, 2.0)),
+    "inverse_gamma": ((2.5, 1.5, 1.75, 0.5), (1.25, 3.0, 4.0, 2.0)),
+    "chi2": ((3.0, 5.5), (7.0, 1.5)),
+    "weibull": ((2.0, 1.5, 1.0, 0.75), (0.5, 2.0, 1.5, 2.5)),
+    "continuous_bernoulli": ((0.25, 0.875), (0.5, 0.125), (0.75, 0.5)),
+    "continuous_bernoulli_logits": ((2.0, -3.0), (0.0, 1.5), (-0.5, 0.0)),
+}
+
+
+# The logarithm of a mass function but for a constant, and how many terms count.
+DISCRETE = {
+    "bernoulli": (lambda k, p: mp.log(p if k else 1 - p), ((0.25, 0.875), (0.5, 0.125)), 2),
+    "bernoulli_logits": (lambda k, t: k * t, ((2.0, -3.0), (0.0, 1.5)), 2),
+    "geometric": (lambda k, p: k * mp.log(1 - p), ((0.25, 0.875), (0.5, 0.125)), 700),
+    "poisson": (
+        lambda k, r: k * mp.log(r) - mp.loggamma(k + 1),
+        ((2.5, 1.5), (0.75, 10.0)),
+        150,
+    ),
+}

@@ -1,6 +1,6 @@
 """The closed forms of parametric_oracles.py against integrals, sums and differences.
 
-Densities below are without their normaliser, which is integrated too.
+Densities are without their normaliser, which is integrated too.
 """
 
 import math
@@ -12,48 +12,6 @@ import parametric_oracles as oracles
 import pytest
 
 DIGITS = 30
-
-# name: (support, log of the density but for a constant)
-CONTINUOUS = {
-    "normal": ((-mp.inf, 0, mp.inf), lambda x, m, s: -(((x - m) / s) ** 2) / 2),
-    "log_normal": (
-        (0, 1, mp.inf),
-        lambda x, m, s: -(((mp.log(x) - m) / s) ** 2) / 2 - mp.log(x),
-    ),
-    "half_normal": ((0, mp.inf), lambda x, s: -((x / s) ** 2) / 2),
-    "laplace": ((-mp.inf, 0, 0.25, 1, mp.inf), lambda x, m, s: -abs(x - m) / s),
-    "cauchy": ((-mp.inf, 0, mp.inf), lambda x, m, s: -mp.log(1 + ((x - m) / s) ** 2)),
-    "gumbel": (
-        (-8, -3, 0, 3, 20, 120),  # e^-e^-x has 5000 digits below
-        lambda x, m, s: -(x - m) / s - mp.exp(-(x - m) / s),
-    ),
-    "exponential": ((0, mp.inf), lambda x, r: -r * x),
-    "gamma": ((0, 1, mp.inf), lambda x, a, r: (a - 1) * mp.log(x) - r * x),
-    "inverse_gamma": ((0, 1, mp.inf), lambda x, a, r: -(a + 1) * mp.log(x) - r / x),
-    "chi2": ((0, 1, mp.inf), lambda x, k: (k / 2 - 1) * mp.log(x) - x / 2),
-    "weibull": ((0, 1, mp.inf), lambda x, s, k: (k - 1) * mp.log(x) - (x / s) ** k),
-    "continuous_bernoulli": (
-        (0, 1),
-        lambda x, p: x * mp.log(p) + (1 - x) * mp.log(1 - p),
-    ),
-    "continuous_bernoulli_logits": ((0, 1), lambda x, t: x * t),
-}
-
-POINTS = {
-    "normal": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 1.125, 0.5)),
-    "log_normal": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 1.125, 0.5)),
-    "half_normal": ((1.5, 0.75), (0.5, 2.0)),
-    "laplace": ((0.25, 1.5, 1.0, 0.75), (1.0, 0.5, 0.0, 2.0)),
-    "cauchy": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 3.0, 2.0)),
-    "gumbel": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 0.0, 1.25)),
-    "exponential": ((1.5, 0.75), (0.5, 2.0)),
-    "gamma": ((2.5, 1.5, 0.75, 0.5), (1.25, 3.0, 4.0, 2.0)),
-    "inverse_gamma": ((2.5, 1.5, 1.75, 0.5), (1.25, 3.0, 4.0, 2.0)),
-    "chi2": ((3.0, 5.5), (7.0, 1.5)),
-    "weibull": ((2.0, 1.5, 1.0, 0.75), (0.5, 2.0, 1.5, 2.5)),
-    "continuous_bernoulli": ((0.25, 0.875), (0.5, 0.125), (0.75, 0.5)),
-    "continuous_bernoulli_logits": ((2.0, -3.0), (0.0, 1.5), (-0.5, 0.0)),
-}
 
 
 def close(found, true, relative=1e-15):
@@ -73,10 +31,10 @@ def integrated(log_density, support, p, q):
     return mp.quad(term, support) / mass_p + mp.log(mass_q / mass_p)
 
 
-@pytest.mark.parametrize("name", CONTINUOUS)
+@pytest.mark.parametrize("name", oracles.CONTINUOUS)
 def test_against_an_integral(name):
-    support, log_density = CONTINUOUS[name]
-    for parameters in POINTS[name]:
+    support, log_density = oracles.CONTINUOUS[name]
+    for parameters in oracles.POINTS[name]:
         half = len(parameters) // 2
         with mp.workdps(DIGITS):
             found = integrated(log_density, support, parameters[:half], parameters[half:])
@@ -132,19 +90,6 @@ def test_beta_and_dirichlet_against_integrals():
         close(oracles.kl("dirichlet", (a, b)), found)
 
 
-# The logarithm of a mass function but for a constant, and how many terms count.
-DISCRETE = {
-    "bernoulli": (lambda k, p: mp.log(p if k else 1 - p), ((0.25, 0.875), (0.5, 0.125)), 2),
-    "bernoulli_logits": (lambda k, t: k * t, ((2.0, -3.0), (0.0, 1.5)), 2),
-    "geometric": (lambda k, p: k * mp.log(1 - p), ((0.25, 0.875), (0.5, 0.125)), 700),
-    "poisson": (
-        lambda k, r: k * mp.log(r) - mp.loggamma(k + 1),
-        ((2.5, 1.5), (0.75, 10.0)),
-        150,
-    ),
-}
-
-
 def summed(log_mass, p, q, terms):
     logs = [[log_mass(k, *x) for k in range(terms)] for x in (p, q)]
     mass_p, mass_q = (mp.fsum(map(mp.exp, x)) for x in logs)
@@ -152,9 +97,9 @@ def summed(log_mass, p, q, terms):
     return moment / mass_p + mp.log(mass_q / mass_p)
 
 
-@pytest.mark.parametrize("name", DISCRETE)
+@pytest.mark.parametrize("name", oracles.DISCRETE)
 def test_against_a_sum(name):
-    log_mass, points, terms = DISCRETE[name]
+    log_mass, points, terms = oracles.DISCRETE[name]
     for p, q in points:
         with mp.workdps(DIGITS):
             found = summed(log_mass, [mp.mpf(p)], [mp.mpf(q)], terms)
@@ -183,7 +128,7 @@ def test_normal_standard():
     for mean, log_variance in ((0.5, -1.0), (-2.0, 0.75)):
         with mp.workdps(DIGITS):
             scale = mp.exp(mp.mpf(log_variance) / 2)
-            support, log_density = CONTINUOUS["normal"]
+            support, log_density = oracles.CONTINUOUS["normal"]
             found = integrated(log_density, support, (mean, scale), (0, 1))
             close(oracles.kl("normal_standard", (mean, log_variance)), found)
 
