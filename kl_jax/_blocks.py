@@ -248,3 +248,23 @@ def log_mass(axis_name: AxisName, logits: Array) -> Array:
     mass = sum_outcomes(axis_name, jnp.exp(logits - top[..., None]))
     none = mass == 0
     return jnp.where(none, -jnp.inf, top + jnp.log(jnp.where(none, 1, mass)))
+
+
+def sum_of(generator: Callable[..., Array]) -> Callable[..., Array]:
+    """`generator(*parameters, terms, axis_name)`, a sum over the outcomes, as a function
+    `of_rows(*parameters, axis_name, a, b)`. JAX differentiates it as it stands, by the
+    rules of `summary`, `outcome_terms` and the elementwise functions in it.
+    """
+
+    @functools.wraps(generator)
+    def of_rows(*args: Any) -> Array:
+        *parameters, axis_name, a, b = args
+
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def total(block: Block, a: Array, b: Array) -> Array:
+            value = generator(*parameters, outcome_terms(block, a, b), axis_name)
+            return jnp.where(block.mass_p == 0, 0, value)
+
+        return total(lax.optimization_barrier(summary(axis_name, a, b)), a, b)
+
+    return of_rows

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +20,9 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts
-from kl_jax._blocks import OutcomeTerms, log_mass, outcome_terms, sum_outcomes, summary
+from kl_jax._blocks import OutcomeTerms, log_mass, sum_of, sum_outcomes, summary
 from kl_jax._contracts import AxisName
 from kl_jax._exponentials import log1p, log_mixture, phi, scaled_phi, scaled_phi_difference
-from kl_jax._passes import Block
 from kl_jax.elementwise import rel_entr
 
 __all__ = [
@@ -450,26 +448,6 @@ def _reverse_kl(axis_name: AxisName, a: Array, b: Array) -> Array:
     return summary(axis_name, b, a).kl
 
 
-def _sum_of(generator: Callable[..., Array]) -> Callable[..., Array]:
-    """`generator(*parameters, terms, axis_name)`, a sum over the outcomes, as a function
-    `of_rows(*parameters, axis_name, a, b)`. JAX differentiates it as it stands, by the
-    rules of `summary`, `outcome_terms` and the elementwise functions in it.
-    """
-
-    @functools.wraps(generator)
-    def of_rows(*args: Any) -> Array:
-        *parameters, axis_name, a, b = args
-
-        @functools.partial(jax.checkpoint, prevent_cse=False)
-        def total(block: Block, a: Array, b: Array) -> Array:
-            value = generator(*parameters, outcome_terms(block, a, b), axis_name)
-            return jnp.where(block.mass_p == 0, 0, value)
-
-        return total(lax.optimization_barrier(summary(axis_name, a, b)), a, b)
-
-    return of_rows
-
-
 # --- generators -----------------------------------------------------------------
 
 
@@ -483,17 +461,17 @@ def _term(p: Array, q: Array, r: Array) -> Array:
     return jnp.where(certain, jnp.inf, larger * scaled_phi(jnp.where(certain, 0, r)))
 
 
-@_sum_of
+@sum_of
 def _jeffreys(x: OutcomeTerms, axis_name: AxisName) -> Array:
     return sum_outcomes(axis_name, _term(x.p, x.q, x.r) + _term(x.q, x.p, -x.r))
 
 
-@_sum_of
+@sum_of
 def _skew(s: float, x: OutcomeTerms, axis_name: AxisName) -> Array:
     return sum_outcomes(axis_name, _term(x.p, s * x.p + (1 - s) * x.q, log_mixture(x.r, s)))
 
 
-@_sum_of
+@sum_of
 def _jensen_shannon(beta: float, x: OutcomeTerms, axis_name: AxisName) -> Array:
     m = beta * x.p + (1 - beta) * x.q
     of_p = beta * _term(x.p, m, log_mixture(x.r, beta))
@@ -507,7 +485,7 @@ def _renyi_term(p: Array, q: Array, r: Array, c: float) -> Array:
     return jnp.where(r > 0, q, p) * scaled_phi_difference(r, c)
 
 
-@_sum_of
+@sum_of
 def _renyi(order: float, x: OutcomeTerms, axis_name: AxisName) -> Array:
     c = 1 - order
     log_power = order * x.log_p + c * x.log_q
