@@ -389,6 +389,7 @@ def reverse(divergence: Callable[P, Result]) -> Callable[P, Result]:
         are not p's and q's.
 
     >>> import jax.numpy as jnp
+    >>> from kl_jax import kl_divergence
     >>> a, b = jnp.array([0.0, 1.0]), jnp.array([0.0, 3.0])
     >>> (reverse(kl_divergence)(a, b) == kl_divergence(b, a)).item()
     True
@@ -432,6 +433,7 @@ def tempered(
         be told apart. If it returns weighted values: write `masked(tempered(f, T))`.
 
     >>> import jax.numpy as jnp
+    >>> from kl_jax import kl_divergence
     >>> a, b = jnp.array([0.0, 1.0]), jnp.array([0.0, 3.0])
     >>> round(tempered(kl_divergence, 2.0)(a, b).item(), 4)
     0.4195

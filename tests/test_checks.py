@@ -291,7 +291,7 @@ def test_through_the_transforms_of_kl_jax():
     assert refusal(loss, one, one * np.nan) == (
         "mean: weights must be finite, found nan at index (0,)."
     )
-    loss = checked(jax.jit(lambda t: tempered(kl_estimate, t)(LOGITS, LOGITS)))
+    loss = checked(jax.jit(lambda t: tempered(total, t)(LOGITS, LOGITS)))
     assert refusal(loss, np.asarray(-1, "f4")) == (
         "tempered: temperature must be finite and > 0, found -1 at index ()."
     )
@@ -433,7 +433,7 @@ def test_it_is_the_outermost():
 def test_what_it_leaves_alone():
     """Names, keywords, results of any form, and errors about anything else."""
     g = checked(from_probs_along)
-    assert g.__name__ == "kl_divergence_from_probs"
+    assert g.__name__ == "checked(kl_divergence_from_probs)"
     p = np.moveaxis(PROBS, -1, 1)
     np.testing.assert_array_equal(
         g(p, q=p[::-1], axis=1), from_probs_along(p, p[::-1], axis=1)

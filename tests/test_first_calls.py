@@ -45,7 +45,7 @@ CALLS = {
     "rel_entr": call(kl_jax.rel_entr, 0.5, 0.25),
     "generalized_kl": call(kl_jax.generalized_kl, *LOGITS),
     "reverse": call(of_probs(kl_jax.reverse), *LOGITS),
-    "tempered": call(of_probs(lambda f: kl_jax.tempered(f, 2.0)), *LOGITS),
+    "tempered": call(kl_jax.tempered(lambda a, b: kl_jax.rel_entr(a, b), 2.0), *LOGITS),
     "masked": call(of_probs(kl_jax.masked), *LOGITS, mask=mask(3)),
     "weighted": call(of_probs(kl_jax.weighted), *LOGITS, weights=array(3)),
     "sum": call(of_probs(kl_jax.sum), *LOGITS),

@@ -250,7 +250,7 @@ def test_integers_and_complex_numbers_are_refused(bad):
 
 
 def test_shapes_that_do_not_broadcast():
-    message = r"kl_div: input and target.*\(3, 5\) and \(5, 3\)"
+    message = r"^kl_div: .* shapes that broadcast, found input \(3, 5\), target \(5, 3\)"
     with pytest.raises(ValueError, match=message):
         jax.jit(functools.partial(kl_div, reduction="sum"))(
             np.zeros((3, 5), "f4"), np.zeros((5, 3), "f4")
