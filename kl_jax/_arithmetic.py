@@ -53,15 +53,28 @@ def clamp_max(x: Array, bound: ArrayLike) -> Array:
     return jnp.where(x > bound, bound, x)
 
 
-def tangent(like: Array, *terms: tuple[Array, Array | SymbolicZero]) -> Array:
-    """Sum of slope * tangent, shaped as `like` and in its dtype. An argument held constant
-    takes no part: its slope may be infinite, and 0 * inf is nan.
+def clamp_finite(slope: Array) -> Array:
+    """`slope`, or the largest number of its sign where it is infinite: under a mask it is
+    multiplied by 0, and 0 * inf is nan.
+    """
+    largest = float(jnp.finfo(slope.dtype).max)
+    return clamp_max(clamp_min(slope, -largest), largest)
+
+
+def linear(like: Array, *terms: tuple[Array, Array | SymbolicZero]) -> Array:
+    """Sum of slope * tangent, shaped as `like` and in its dtype. Of an argument that is
+    held constant nothing is computed.
     """
     total = jnp.zeros_like(like)
     for slope, t in terms:
         if not isinstance(t, SymbolicZero):
             total = total + slope * t.astype(like.dtype)
     return total
+
+
+def tangent(like: Array, *terms: tuple[Array, Array | SymbolicZero]) -> Array:
+    """`linear`, of slopes that may be infinite."""
+    return linear(like, *((clamp_finite(slope), t) for slope, t in terms))
 
 
 @jitted_custom_jvp
@@ -74,12 +87,28 @@ def _divide_jvp(primals, tangents):
     x, y = primals
     dx, dy = tangents
     value = divide(x, y)
-    # In this order: value / y may be inf where dy is 0.
+    # In this order: value / y may overflow where dy is 0.
     change = tangent(value, (jnp.ones_like(value), dx), (-value, dy))
-    return value, change * reciprocal(y)
+    return value, change * clamp_finite(reciprocal(y))
 
 
 divide.defjvp(_divide_jvp, symbolic_zeros=True)
+
+
+@jitted_custom_jvp
+def multiply(x: Array, y: Array) -> Array:
+    """x y. By JAX's own rule an infinite y would be a slope."""
+    return x * y
+
+
+def _multiply_jvp(primals, tangents):
+    x, y = primals
+    dx, dy = tangents
+    value = multiply(x, y)
+    return value, tangent(value, (y, dx), (x, dy))
+
+
+multiply.defjvp(_multiply_jvp, symbolic_zeros=True)
 
 
 def reciprocal(y: Array) -> Array:

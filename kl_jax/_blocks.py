@@ -21,7 +21,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from kl_jax._arithmetic import jitted_custom_jvp, tangent, two_sum
+from kl_jax._arithmetic import jitted_custom_jvp, linear, two_sum
 from kl_jax._contracts import AxisName
 from kl_jax._exponentials import exp_of_sum, one_minus_exp
 from kl_jax._passes import (
@@ -181,13 +181,13 @@ def sum_outcomes(axis_name: AxisName, x: Array) -> Array:
 
 def kl_tangent(x: OutcomeTerms, da: Tangent, db: Tangent) -> Array:
     """Term by term: dKL/da = -p d, dKL/db = q - p."""
-    return tangent(x.p, (-x.p * x.d, da), (x.q_minus_p, db))
+    return linear(x.p, (-x.p * x.d, da), (x.q_minus_p, db))
 
 
 def mass_tangents(x: OutcomeTerms, da: Tangent, db: Tangent) -> tuple[Array, Array, Array]:
     """Term by term, of log(mass_p), log(mass_q) and the mean."""
-    mean = tangent(x.p, (x.p * (x.d - 1), da), (x.p, db))
-    return tangent(x.p, (x.p, da)), tangent(x.p, (x.q, db)), mean
+    mean = linear(x.p, (x.p * (x.d - 1), da), (x.p, db))
+    return linear(x.p, (x.p, da)), linear(x.p, (x.q, db)), mean
 
 
 def block_tangent(
@@ -223,7 +223,7 @@ def _summary_jvp(axis_name, primals, tangents):
         # the change is nearly that.
         mode = (clamp_inf(a, x.p.dtype) == block.top[..., None]).astype(x.p.dtype)
         count = jnp.where(block.mass_p == 0, 1, total(mode))
-        top, anchor = (total(tangent(mode, (mode, t))) / count for t in tangents)
+        top, anchor = (total(linear(mode, (mode, t))) / count for t in tangents)
         da, db = (
             t if isinstance(t, SymbolicZero) else t.astype(x.p.dtype) - shift[..., None]
             for t, shift in zip(tangents, (top, anchor), strict=True)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from kl_jax._arithmetic import (
+    clamp_finite,
     clamp_max,
     clamp_min,
     jitted_custom_jvp,
@@ -180,7 +181,7 @@ def expm1(x: Array) -> Array:
     return _expm1_and_error(_exp_parts(x))[0]
 
 
-expm1.defjvps(lambda dx, _, x: jnp.exp(x) * dx)
+expm1.defjvps(lambda dx, _, x: clamp_finite(jnp.exp(x)) * dx)
 
 
 def _log1p_of_sum(x: Array, a: Array, b: Array) -> Array:
@@ -203,7 +204,7 @@ def log1p(x: Array) -> Array:
     return _log1p_of_sum(x, jnp.maximum(x, 1), jnp.minimum(x, 1))
 
 
-log1p.defjvps(lambda dx, _, x: reciprocal(1 + x) * dx)
+log1p.defjvps(lambda dx, _, x: clamp_finite(reciprocal(1 + x)) * dx)
 
 
 @jitted_custom_jvp
@@ -214,7 +215,7 @@ def phi(x: Array) -> Array:
     return jnp.where(e.near, e.phi, jnp.where(x == jnp.inf, x, outside))
 
 
-phi.defjvps(lambda dx, _, x: expm1(x) * dx)
+phi.defjvps(lambda dx, _, x: clamp_finite(expm1(x)) * dx)
 
 
 @jitted_custom_jvp

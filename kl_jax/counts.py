@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts
 from kl_jax._arithmetic import (
+    clamp_finite,
     jitted_custom_jvp,
     power_of_2_near,
     sum_last,
@@ -53,7 +54,7 @@ def kl_from_counts(
       are exact.
     Gradient: (log(p / q) - KL) / N and (1 - p / q) / M of the frequencies p and q and the
       sums N and M. By convention log(p / q) is 0 at p = 0; where the KL is inf, 0 in
-      `counts_p`, and -inf in the count that is missing.
+      `counts_p`, and the largest negative number in the count that is missing.
     Error: at most 10 ULP, and eps^2 sqrt(KL) where that is more, of the counts as they are
       (measured 7.8 for KL above 1e-16 in float32). As an estimate it is biased: by about
       (K - 1) / (2 N) + sum of p (1 - q) / (2 M q), where no count is small.
@@ -121,11 +122,16 @@ def _from_counts(pseudocount: float, counts_p: Array, counts_q: Array) -> Array:
 
 def _from_counts_jvp(pseudocount, primals, tangents):
     value = _from_counts(pseudocount, *primals)
-    log, ratio_minus_1 = _ratio_terms(pseudocount, *primals)
-    total_p, total_q = ((x + pseudocount).sum(-1, keepdims=True) for x in primals)
     mean = value[..., None]
-    slope_p = jnp.where(mean == jnp.inf, 0, (log - mean) / total_p)
-    change = tangent(log, (slope_p, tangents[0]), (-ratio_minus_1 / total_q, tangents[1]))
+    # A side without counts has no slopes. Counts of 1 keep those of the slopes finite.
+    none, infinite = jnp.isnan(mean), mean == jnp.inf
+    primals = [jnp.where(none, 1, x) for x in primals]
+    log, ratio_minus_1 = map(clamp_finite, _ratio_terms(pseudocount, *primals))
+    total_p, total_q = ((x + pseudocount).sum(-1, keepdims=True) for x in primals)
+    above = log - jnp.where(none | infinite, 0, mean)
+    slope_p = jnp.where(none | infinite, 0, above / total_p)
+    slope_q = jnp.where(none, 0, -ratio_minus_1 / total_q)
+    change = tangent(log, (slope_p, tangents[0]), (slope_q, tangents[1]))
     return value, jnp.sum(change, -1)
 
 
@@ -159,5 +165,6 @@ def _ratio_terms_jvp(pseudocount, primals, tangents):
     )
     common -= dq * inverse_q
     dlog = jnp.where(p == 0, 0, dp * inverse_p + common)
-    dratio_minus_1 = dp * inverse_q * (total_q / total_p) + (1 + ratio_minus_1) * common
+    ratio = 1 + clamp_finite(ratio_minus_1)
+    dratio_minus_1 = dp * inverse_q * (total_q / total_p) + ratio * common
     return (log, ratio_minus_1), (dlog, dratio_minus_1)

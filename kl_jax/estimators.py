@@ -21,9 +21,18 @@ __all__ = ["kl_estimate", "kl_from_samples"]
 
 
 def kl_estimate(
-    log_p: ArrayLike, log_q: ArrayLike, *, estimator: Literal["k1", "k2", "k3"] = "k3"
+    log_p: ArrayLike,
+    log_q: ArrayLike,
+    *,
+    estimator: Literal["k1", "k2", "k3"] = "k3",
+    reparameterized: bool = False,
 ) -> Array:
     r"""Estimates of KL(p || q) from samples x ~ p, in nats, with the gradient of KL.
+
+    Samples that were drawn, as tokens of a policy, do not depend on parameters: leave
+    `reparameterized=False`. Samples that are a function of them, as z = m + s e of a VAE
+    with a mixture or flow prior, need `reparameterized=True`: then the derivative is that
+    of the value, also through the samples. Either is wrong for the other kind.
 
     With d = log q(x) - log p(x) of each sample, the value is
 
@@ -32,11 +41,25 @@ def kl_estimate(
     - "k3": e^d - 1 - d. Unbiased, not negative. Its variance is infinite where q has
       much heavier tails than p.
 
-    The derivative is the same for all three: (e^d - 1) in log q and -d in log p. Averaged
-    over samples it is an unbiased estimate of the gradient of KL(p || q) in the parameters
-    of p and of q, and it vanishes for p = q. The derivatives of the values would estimate
-    something else in the parameters of p: 0 for k1, the same for k2, and for k3, often used
-    as a loss, the gradient of KL(q || p).
+    For drawn samples the derivative is the same for all three: (e^d - 1) in log q and -d in
+    log p. Averaged over samples it is an unbiased estimate of the gradient of KL(p || q) in
+    the parameters of p and of q, and it vanishes for p = q. The derivatives of the values
+    would estimate something else in the parameters of p: 0 for k1, the same for k2, and for
+    k3, often used as a loss, the gradient of KL(q || p).
+
+    For reparameterised samples the derivatives of the values are right, and those of k1 and
+    k3 unbiased: for a normal of scale 2 against one of scale 1 the slope in the scale is
+    1.5 instead of 1.1.
+
+    *Sequences.* The KL of sequences is that of their log-probabilities, which are sums over
+    tokens: `kl_estimate(log_p.sum(-1), log_q.sum(-1))`. The sum of the tokens' estimates
+    has the same mean, but not the same gradient: a token also decides which tokens follow
+    (12 % off for two tokens of two outcomes). *Importance weights*: samples of another
+    distribution r need the factor `stop_gradient(p / r)` on the estimate. `weighted`
+    divides by the sum of the weights: that is consistent, but of one sample it is 0.114 in
+    the mean where KL is 0.082. *Clipping*: log q - log p bounded before the
+    call, `kl_estimate(log_p, log_p + jnp.clip(log_q - log_p, -c, c))`, has a slope of 0 in
+    log q beyond c.
 
     Bias and standard deviation of one sample, the value's in units of KL(p || q), the
     gradient's in logits of p in units of its norm. Medians of 1000 pairs p, q over 8
@@ -56,19 +79,21 @@ def kl_estimate(
       log_p: Log-probability or log-density of each sample under p, that it was drawn from.
       log_q: The same under q, of the same shape.
       estimator: "k1", "k2" or "k3", for the value.
+      reparameterized: Whether the samples depend on the parameters that are differentiated
+        in, known while tracing.
 
     Returns:
       One estimate a sample, the shape of `log_p`; float64 if an argument is, else float32.
 
     Raises:
       ValueError: If the shapes differ, or `estimator` is none of the three.
-      TypeError: If an argument is not a floating-point array.
+      TypeError: If an argument is not a floating-point array, or `reparameterized` no bool.
 
     Boundary: 0 where both are -inf, as for masked entries. inf where only log q is. Where
       only log p is, and x no sample of p, -inf for k1 and inf for k2 and k3. nan for nan.
-    Gradient: as above; 0 where log p = -inf, and 0 in log p where log q = -inf. Second
-      derivatives in log p are not unbiased. Samples of another distribution r need the
-      weight `stop_gradient(p / r)`, on the estimate.
+    Gradient: as above; 0 where log p = -inf, and 0 in log p where log q = -inf. A slope
+      that overflows, as e^d of padding does, is the largest number: 0 times it is 0 under a
+      mask. Second derivatives of drawn samples in log p are not unbiased.
     Error: at most 4 ULP after the rounding of d.
 
     >>> import jax.numpy as jnp
@@ -85,9 +110,10 @@ def kl_estimate(
     log_p, log_q = _contracts.floats(name, log_p=log_p, log_q=log_q)
     _contracts.equal_shapes(name, log_p=log_p, log_q=log_q)
     _contracts.choice(name, "estimator", estimator, ("k1", "k2", "k3"))
+    _contracts.flag(name, "reparameterized", reparameterized)
     _checks.logits(name, "log_p", log_p)
     _checks.logits(name, "log_q", log_q)
-    return _kl_estimate(estimator, log_p, log_q)
+    return _kl_estimate(estimator, reparameterized, log_p, log_q)
 
 
 def _log_q_minus_log_p(log_p: Array, log_q: Array) -> Array:
@@ -95,20 +121,30 @@ def _log_q_minus_log_p(log_p: Array, log_q: Array) -> Array:
     return jnp.where((log_p == log_q) & (log_p == -jnp.inf), 0, log_q - log_p)
 
 
-@functools.partial(jitted_custom_jvp, static=(0,))
-def _kl_estimate(estimator: str, log_p: Array, log_q: Array) -> Array:
+@functools.partial(jitted_custom_jvp, static=(0, 1))
+def _kl_estimate(
+    estimator: str, reparameterized: bool, log_p: Array, log_q: Array
+) -> Array:
     d = _log_q_minus_log_p(log_p, log_q)
     return {"k1": lambda: -d, "k2": lambda: d * d / 2, "k3": lambda: phi(d)}[estimator]()
 
 
-def _kl_estimate_jvp(estimator, primals, tangents):
+def _kl_estimate_jvp(estimator, reparameterized, primals, tangents):
     log_p, log_q = primals
     dlog_p, dlog_q = tangents
     d = _log_q_minus_log_p(log_p, log_q)
     none = log_p == -jnp.inf
-    slope_p = -jnp.where(none | (log_q == -jnp.inf), 0, d)
-    slope_q = expm1(jnp.where(none, 0, d))
-    value = _kl_estimate(estimator, log_p, log_q)
+    d_q, d_p = jnp.where(none, 0, d), jnp.where(none | (log_q == -jnp.inf), 0, d)
+    if reparameterized:
+        of_value = {
+            "k1": lambda d: jnp.where(none, 0, -jnp.ones_like(d)),
+            "k2": lambda d: d,
+            "k3": expm1,
+        }[estimator]
+        slope_q, slope_p = of_value(d_q), -of_value(d_p)
+    else:
+        slope_q, slope_p = expm1(d_q), -d_p
+    value = _kl_estimate(estimator, reparameterized, log_p, log_q)
     return value, tangent(value, (slope_p, dlog_p), (slope_q, dlog_q))
 
 

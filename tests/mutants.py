@@ -47,6 +47,12 @@ class Outcome(NamedTuple):
 EDITS = r"""
 [_arithmetic.py]
 
+slopes_that_overflow
+An infinite slope is multiplied by the 0 of a mask.
+-return linear(like, *((clamp_finite(slope), t) for slope, t in terms))
++return linear(like, *terms)
+test_transforms.py::test_a_mask_hides_finite_rows_from_every_derivative[kl_estimate]
+
 two_sum_ordered
 The error of a sum holds only where |a| >= |b|, as in Fast2Sum.
 -return total, (a - (total - other)) + (b - other)
@@ -180,10 +186,16 @@ Masses of q that overflow are not measured from q's largest logit.
 test_divergences.py::test_large_divergences[float32]
 
 remainder_of_the_origin
+q's mass is measured from the origin as rounded, where all logits are finite.
+-mass_q = mass_of(b, origin) * jnp.exp(-remainder)
++mass_q = mass_of(b, origin)
+test_divergences.py::test_error_in_ulp[float32]
+
+remainder_of_any_origin
 q's mass is measured from the origin as rounded.
 -scale = jnp.exp(jnp.where(q_dominates, 0, -remainder))
 +scale = jnp.ones_like(remainder)
-test_divergences.py::test_error_in_ulp[float32]
+test_passes.py::test_platforms_agree[tpu-float32]
 
 mode_of_the_first_chunk
 The mode is looked for in the first chunk, whichever holds it.
@@ -300,8 +312,8 @@ test_divergences.py::test_second_derivatives_and_every_mode[float32]
 
 change_of_the_mean
 The mean forgets that its terms change.
--mean = tangent(x.p, (x.p * (x.d - 1), da), (x.p, db))
-+mean = tangent(x.p, (x.p * x.d, da), (x.p, db))
+-mean = linear(x.p, (x.p * (x.d - 1), da), (x.p, db))
++mean = linear(x.p, (x.p * x.d, da), (x.p, db))
 test_divergences.py::test_second_derivatives_and_every_mode[float32]
 
 change_relative_to_the_mode
@@ -837,16 +849,22 @@ test_linear.py::test_one_argument_of_float64
 
 [estimators.py]
 
+pathwise_k3
+The pathwise derivative is that for drawn samples.
+-    if reparameterized:
++    if not estimator:
+test_estimators.py::test_derivatives_of_reparameterised_estimates_are_those_of_the_values[k1]
+
 derivative_of_the_value
 k3 is differentiated as it stands.
--slope_p = -jnp.where(none | (log_q == -jnp.inf), 0, d)
-+slope_p = -jnp.where(none | (log_q == -jnp.inf), 0, expm1(d))
+-slope_q, slope_p = expm1(d_q), -d_p
++slope_q, slope_p = expm1(d_q), -expm1(d_p)
 test_estimators.py::test_gradients_of_estimates_are_unbiased[2.0]
 
 slope_without_p
 A sample that p cannot give has a gradient.
--slope_q = expm1(jnp.where(none, 0, d))
-+slope_q = expm1(d)
+-d_q, d_p = jnp.where(none, 0, d),
++d_q, d_p = d,
 test_estimators.py::test_estimates_at_the_edges
 
 one_neighbour_further
@@ -877,8 +895,8 @@ test_counts.py::test_counts_in_ulp[3-40-0.5-float32]
 
 infinite_counts
 Where KL is inf the gradient in the counts of p is, too.
--slope_p = jnp.where(mean == jnp.inf, 0, (log - mean) / total_p)
-+slope_p = (log - mean) / total_p
+-slope_p = jnp.where(none | infinite, 0, above / total_p)
++slope_p = jnp.where(none, 0, above / total_p)
 test_counts.py::test_counts_at_the_edges
 
 near_equal_counts
@@ -1098,10 +1116,16 @@ Probabilities of 0 and 1 are accepted.
 +open_probability = _domain(lambda x: (0 <= x) & (x <= 1), "be in (0, 1)")
 test_parametric.py::test_edges[continuous_bernoulli-float32]
 
+slopes_outside
+What is no distribution has slopes that a mask does not hide.
+-return jnp.where(inside, mathematics(*safe), jnp.nan)
++return jnp.where(inside, mathematics(*found), jnp.nan)
+test_transforms.py::test_a_mask_hides_finite_rows_from_every_derivative[normal]
+
 nan_outside
 What is no distribution gives a number.
--return jnp.where(jnp.all(inside, components), value, jnp.nan)
-+return value
+-return jnp.where(inside, mathematics(*safe), jnp.nan)
++return mathematics(*safe)
 test_parametric.py::test_what_is_no_distribution_gives_nan[normal-float32]
 
 [parametric/location_scale.py]
@@ -1209,10 +1233,10 @@ test_parametric.py::test_grid[inverse_gamma-float32]
 [_functions.py]
 
 any_number_of_parameters
-A function of four required parameters is reversed.
+A function of three required parameters is reversed.
 -fits = len(required) == 2 or more
 +fits = len(required) >= 2 or more
-test_contracts.py::test_functions_that_are_not_of_p_and_q_are_not_reversed[normal]
+test_contracts.py::test_functions_of_another_number_of_parameters
 
 no_pair
 A function of this library whose two parameters are no pair is reversed.
@@ -1226,11 +1250,11 @@ A closed form of logits is tempered.
 +of_logits
 test_contracts.py::test_functions_that_are_not_of_two_logits_are_not_tempered[bernoulli_logits]
 
-under_jit
-Of a function under jit nothing is known.
+under_a_transform
+Of a function under a transform nothing is known.
 -        elif hasattr(fun, "__wrapped__"):
 +        elif hasattr(fun, "no_such_attribute"):
-test_contracts.py::test_functions_that_are_not_of_two_logits_are_not_tempered[rel_entr]
+test_contracts.py::test_functions_that_are_not_of_two_logits_are_not_tempered[kl_divergence]
 """
 
 

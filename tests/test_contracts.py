@@ -308,6 +308,13 @@ def test_functions_that_are_not_of_p_and_q_are_not_reversed(name):
         reverse(function)
 
 
+@pytest.mark.parametrize("function", [lambda a: a, lambda a, b, c: a, lambda: 0])
+def test_functions_of_another_number_of_parameters(function):
+    for transform in (reverse, lambda f: tempered(f, 2.0)):
+        with raises(TypeError, r"\w+: the function to transform must have exactly two"):
+            transform(function)
+
+
 def test_what_to_write_in_the_place_of_tempered():
     pattern = r"tempered: .* Write linear_kl_divergence\(\.\.\., temperature=T\)"
     with raises(TypeError, pattern):

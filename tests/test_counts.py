@@ -125,7 +125,7 @@ def test_counts_at_the_edges():
     np.testing.assert_allclose(slopes[1][:2], [[1 / 4, -1 / 4, -1 / 4], [1 / 2, 0, 0]])
     assert all(np.isfinite(s[2]).all() for s in slopes)
     np.testing.assert_array_equal(slopes[0][3], 0)
-    np.testing.assert_allclose(slopes[1][3], [-INF, 1 / 6, 1 / 6], rtol=1e-6)
+    np.testing.assert_allclose(slopes[1][3], [-np.finfo("f4").max, 1 / 6, 1 / 6], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

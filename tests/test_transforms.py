@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
+import parametric_grid
 import pytest
+import registry
 from jax.experimental import checkify
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -252,6 +254,59 @@ def test_absent_rows_and_gradients_are_as_documented():
     assert np.isfinite(gradient[mask]).all()
     assert np.isfinite(guarded).all()
     np.testing.assert_array_equal(guarded[1], 0)
+
+
+MOST = float(np.finfo("f4").max)
+# Of two numbers a row; of rows of two logits on each side; of counts; of parameters.
+EXTREME = (0.0, 1e-30, 1e-10, 0.5, 1e10, 1e30, MOST, -1.0, -1e9)
+LOGITS = (0.0, -1e9, 80.0, 1e30, -MOST)
+COUNTS = (0.0, 1.0, 1e9, -1.0)
+PARAMETERS = (0.0, -1.0, 1e-3, 0.5, 1.0, 1e3)
+HIDDEN = {
+    **{f.__name__: (f, 2, EXTREME, ()) for f in (kl_jax.rel_entr, kl_jax.generalized_kl)},
+    "kl_estimate": (kl_jax.kl_estimate, 2, EXTREME, ()),
+    "pathwise": (
+        functools.partial(kl_jax.kl_estimate, reparameterized=True),
+        2,
+        EXTREME,
+        (),
+    ),
+    **{name: (row.function, 2, LOGITS, (2,)) for name, row in registry.MAIN.items()},
+    "kl_divergence_from_probs": (kl_divergence_from_probs, 2, EXTREME, (2,)),
+    "kl_from_counts": (kl_jax.kl_from_counts, 2, COUNTS, (2,)),
+    **{
+        name: (getattr(kl_jax.parametric, name), 2 * len(kinds), PARAMETERS, ())
+        for name, kinds in parametric_grid.PARAMETERS.items()
+        if kinds and "vector" not in kinds
+    },
+    "dirichlet": (kl_jax.parametric.dirichlet, 2, PARAMETERS, (2,)),
+    "multivariate_normal_diag": (
+        kl_jax.parametric.multivariate_normal_diag,
+        4,
+        PARAMETERS,
+        (2,),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_mask_hides_finite_rows_from_every_derivative(name):
+    """Rows of finite padding, in the domain and outside: slopes are numbers, and 0."""
+    function, count, values, shape = HIDDEN[name]
+    rng = np.random.default_rng(12)
+    arguments = tuple(rng.choice(values, size=(count, 512, *shape)).astype("f4"))
+    loss = mean(masked(function))
+
+    @quick
+    def derivatives(*arguments):
+        places = tuple(range(count))
+        hidden = jnp.zeros(512, bool)
+        gradient = jax.grad(lambda *x: loss(*x, mask=hidden), places)
+        total = lambda *x: sum(jnp.sum(g) for g in gradient(*x))
+        return gradient(*arguments), jax.grad(total, places)(*arguments)
+
+    for found in jax.tree.leaves(derivatives(*arguments)):
+        np.testing.assert_array_equal(found, 0)
 
 
 def test_counts_and_sums_are_float32():

@@ -52,8 +52,8 @@ Boundary: inf where p has mass outside the support of q. nan for parameters outs
   domain, such as a scale of 0 or less; `kl_jax.checked` makes that an error.
 Gradient: of every order in every parameter; 0 at p = q, but for the ends of `uniform` and
   `pareto`, where KL has a kink. Where KL is inf, the gradient is 0 if the supports do not
-  nest (`uniform`, `pareto`); at a probability or rate of exactly 0 it is the limit, which
-  may be inf, as for `generalized_kl`.
+  nest (`uniform`, `pareto`); at a probability or rate of exactly 0 it is the limit, as for
+  `generalized_kl`. A slope that overflows is the largest number of the dtype.
 Error: relative at most 1e-6 in float32 and 1e-14 in float64 over the ranges of the table
   (tests/test_parametric.py), for p and q that differ by 1e-6 as for those far apart. More
   in `gumbel` and `weibull` (1e-5) whose e^w amplifies the error of w by w, in

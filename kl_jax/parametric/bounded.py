@@ -81,7 +81,7 @@ def _dirichlet(a: Array, b: Array) -> Array:
     return jnp.sum(terms + others, -1) - (apart + remainders[..., -1:])[..., 0]
 
 
-@closed_form(concentration=positive)
+@closed_form(of_vectors=True, concentration=positive)
 def dirichlet(concentration_p: ArrayLike, concentration_q: ArrayLike) -> Array:
     """Over the last axis, of densities proportional to products of x^(concentration - 1).
 

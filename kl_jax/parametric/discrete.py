@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax._arithmetic import divide
+from kl_jax._arithmetic import divide, multiply
 from kl_jax.elementwise import generalized_kl_term
 from kl_jax.parametric._convex import SOFTPLUS, bregman
 from kl_jax.parametric.domain import (
@@ -61,7 +61,8 @@ def binomial(
     """
     n, p, m, q = arrays(total_count_p, probs_p, total_count_q, probs_q)
     some = m > 0  # 0 trials tell nothing, however different p and q
-    value = jnp.where(some, m * _bernoulli(p, jnp.where(some, q, p)), 0)
+    value = multiply(m, _bernoulli(p, jnp.where(some, q, p)))
+    value = jnp.where(some, value, 0)
     return jnp.where((n == m) | (p == 0), value, jnp.where(n > m, jnp.inf, jnp.nan))
 
 

@@ -56,12 +56,17 @@ def positive_diagonal(function: str, name: str, parameters: Mapping[str, Array])
 
 
 def closed_form(
-    parameters: Callable[..., list[Array]] = _contracts.parameters, /, **domains: Domain
+    parameters: Callable[..., list[Array]] = _contracts.parameters,
+    /,
+    *,
+    of_vectors: bool = False,
+    **domains: Domain,
 ) -> Callable[[Callable[P, Array]], Callable[P, Array]]:
     """Makes a public function of mathematics on arrays, those that `parameters` returns.
 
     Where one of them is outside its domain, given by its name without _p or _q, the result
-    is nan, and `checked` raises. All of it is one program, also outside `jit`.
+    is nan with gradient 0, and `checked` raises. With `of_vectors` the last axis is of one
+    distribution. All of it is one program, also outside `jit`.
     """
 
     def decorate(body: Callable[P, Array]) -> Callable[P, Array]:
@@ -80,9 +85,15 @@ def closed_form(
             named = dict(zip(names, found, strict=True))
             conditions = [domain(function, name, named) for name, domain in of.items()]
             inside = functools.reduce(jnp.logical_and, conditions)
-            value = mathematics(*found)
-            components = tuple(range(value.ndim, inside.ndim))  # of a vector: all of them
-            return jnp.where(jnp.all(inside, components), value, jnp.nan)
+            inside = jnp.all(inside, -1) if of_vectors else inside
+            # A slope that is inf or nan outside would reach a gradient through any mask, as
+            # 0 * inf. So the mathematics gets 1/2 there, which is in all domains, and 0 for
+            # what has none: the lower end of an interval.
+            safe = [
+                jnp.where(_beside(inside, x), x, 0.5 if name in of else 0)
+                for name, x in named.items()
+            ]
+            return jnp.where(inside, mathematics(*safe), jnp.nan)
 
         @functools.wraps(body)
         def public(*args: P.args, **kwargs: P.kwargs) -> Array:
@@ -95,6 +106,11 @@ def closed_form(
         return public
 
     return decorate
+
+
+def _beside(condition: Array, x: Array) -> Array:
+    """Of rows, for all that belongs to a row."""
+    return condition.reshape(condition.shape + (1,) * (x.ndim - condition.ndim))
 
 
 def arrays(*parameters: ArrayLike) -> tuple[Array, ...]:
