@@ -7,17 +7,20 @@ from kl_jax._checks import checked as checked
 from kl_jax.counts import kl_from_counts as kl_from_counts
 from kl_jax.densities import kl_from_densities as kl_from_densities
 from kl_jax.divergences import jeffreys_divergence as jeffreys_divergence
+from kl_jax.divergences import jensen_shannon_distance as jensen_shannon_distance
 from kl_jax.divergences import jensen_shannon_divergence as jensen_shannon_divergence
 from kl_jax.divergences import kl_divergence as kl_divergence
-from kl_jax.divergences import kl_divergence_from_probs as kl_divergence_from_probs
 from kl_jax.divergences import renyi_divergence as renyi_divergence
 from kl_jax.divergences import reverse_kl_divergence as reverse_kl_divergence
 from kl_jax.divergences import skew_kl_divergence as skew_kl_divergence
 from kl_jax.elementwise import generalized_kl as generalized_kl
+from kl_jax.elementwise import logits_from_probs as logits_from_probs
 from kl_jax.elementwise import rel_entr as rel_entr
 from kl_jax.estimators import kl_estimate as kl_estimate
 from kl_jax.estimators import kl_from_samples as kl_from_samples
 from kl_jax.linear import linear_kl_divergence as linear_kl_divergence
+from kl_jax.mixtures import mixture_logits as mixture_logits
+from kl_jax.probabilities import kl_divergence_from_probs as kl_divergence_from_probs
 from kl_jax.topk import topk_kl_divergence as topk_kl_divergence
 from kl_jax.torch_compat import KLDivLoss as KLDivLoss
 from kl_jax.torch_compat import kl_div as kl_div
@@ -40,6 +43,7 @@ __all__ = [
     "checked",
     "generalized_kl",
     "jeffreys_divergence",
+    "jensen_shannon_distance",
     "jensen_shannon_divergence",
     "kl_div",
     "kl_divergence",
@@ -49,8 +53,10 @@ __all__ = [
     "kl_from_densities",
     "kl_from_samples",
     "linear_kl_divergence",
+    "logits_from_probs",
     "masked",
     "mean",
+    "mixture_logits",
     "parametric",
     "rel_entr",
     "renyi_divergence",

@@ -111,6 +111,19 @@ def _multiply_jvp(primals, tangents):
 multiply.defjvp(_multiply_jvp, symbolic_zeros=True)
 
 
+@jitted_custom_jvp
+def root(x: Array) -> Array:
+    """The square root, with slope 0 at 0: of what has its minimum there."""
+    return jnp.sqrt(x)
+
+
+@root.defjvp
+def _root_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    value = root(x)
+    return value, reciprocal(2 * jnp.where(value == 0, jnp.inf, value)) * dx
+
+
 def reciprocal(y: Array) -> Array:
     return divide(jnp.ones_like(y), y)
 

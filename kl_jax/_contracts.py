@@ -351,6 +351,15 @@ def axes(
     return tuple(sorted(found))
 
 
+def not_the_last(function: str, axis: int, shape: tuple[int, ...]) -> None:
+    """An axis beside that of the outcomes, which is the last."""
+    if axis == len(shape) - 1:
+        raise ValueError(
+            f"{function}: axis must not be the last, which is that of the outcomes, "
+            f"found {axis} for shape {shape}."
+        )
+
+
 def axis_name(function: str, name: AxisName) -> None:
     """`axis_name=`: axes of `shard_map` or `vmap`, where this is called."""
     if name is None:
@@ -474,12 +483,17 @@ def positive_integer(function: str, name: str, value: Any) -> int:
     return int(value)
 
 
-def non_negative_number(function: str, name: str, value: Any) -> float:
-    """A keyword that takes a finite Python number >= 0, known while tracing."""
-    _number(function, name, value)
+def pseudocount(function: str, value: Any, counts: Array) -> Any:
+    """A finite Python number >= 0, or an array: 0-d or of one number for each outcome."""
+    if isinstance(value, (Array, np.ndarray)):
+        (array,) = numbers(function, pseudocount=value)
+        if array.ndim:
+            shape(function, "pseudocount", array, counts.shape[-1:])
+        return array
+    _number(function, "pseudocount", value)
     if not 0 <= value <= float(np.finfo(np.float32).max):
         raise ValueError(
-            f"{function}: {name} must be finite and >= 0 in float32, found {value!r}."
+            f"{function}: pseudocount must be finite and >= 0 in float32, found {value!r}."
         )
     return float(value)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -26,35 +26,38 @@ __all__ = ["kl_from_counts"]
 
 
 def kl_from_counts(
-    counts_p: ArrayLike, counts_q: ArrayLike, *, pseudocount: float = 0.0
+    counts_p: ArrayLike, counts_q: ArrayLike, *, pseudocount: ArrayLike = 0.0
 ) -> Array:
     r"""KL(p || q), in nats, of the relative frequencies of counts along the last axis.
 
     The maximum-likelihood estimate from two histograms: KL of (n_i + a) / (N + K a) from
     the other's, with the pseudocount a and the number of outcomes K. The frequencies are
     not formed: their rounding would be all there is of the KL of nearly equal counts.
+    Histograms are counts. The population stability index (PSI) of two is
+    `kl_from_counts(p, q) + kl_from_counts(q, p)`.
 
     Args:
       counts_p: Counts of the samples of p, or weights, along the last axis.
       counts_q: The same of q, of the same shape.
-      pseudocount: Added to all counts: a finite number >= 0, known while tracing.
+      pseudocount: Added to all counts: a number >= 0, or an array of one for each outcome,
+        as the concentrations of a Dirichlet prior.
 
     Returns:
       The shape without the last axis; float64 if an argument has 64 bits, else float32, to
       which integers above 2^24 are rounded.
 
     Raises:
-      ValueError: If the shapes differ, there is no outcome, or `pseudocount` is negative or
-        not finite.
-      TypeError: If an argument is no array of numbers, or `pseudocount` no number.
+      ValueError: If the shapes differ, there is no outcome, or `pseudocount` is a number
+        that is negative or not finite, or an array of another length.
+      TypeError: If an argument is no array of numbers.
 
     Boundary: nothing from an outcome without counts in p, also where q has none; inf from
-      one in p without in q. nan where a side has no counts at all, and for a negative
-      count, nan, inf, and a sum above 1e38 in float32. 0 for proportional counts whose sums
-      are exact.
+      one in p without in q. nan where a side has no counts at all, for a negative count or
+      pseudocount, for nan and inf, and for a sum above 1e38 in float32. 0 for proportional
+      counts whose sums are exact.
     Gradient: (log(p / q) - KL) / N and (1 - p / q) / M of the frequencies p and q and the
       sums N and M. By convention log(p / q) is 0 at p = 0; where the KL is inf, 0 in
-      `counts_p`, and the largest negative number in the count that is missing.
+      `counts_p`, and below -1e38 but finite in the count that is missing.
     Error: at most 10 ULP, and eps^2 sqrt(KL) where that is more, of the counts as they are
       (measured 7.8 for KL above 1e-16 in float32). As an estimate it is biased: by about
       (K - 1) / (2 N) + sum of p (1 - q) / (2 M q), where no count is small.
@@ -74,10 +77,16 @@ def kl_from_counts(
     _contracts.equal_shapes(name, counts_p=p, counts_q=q)
     _contracts.same_rows(name, counts_p=p, counts_q=q)
     _contracts.some_outcomes(name, p.shape, (p.ndim - 1,))
-    pseudocount = _contracts.non_negative_number(name, "pseudocount", pseudocount)
+    a = _contracts.pseudocount(name, pseudocount, p)
     _checks.all_non_negative(name, "counts_p", p)
     _checks.all_non_negative(name, "counts_q", q)
-    return _from_counts(pseudocount, p, q)
+    _checks.all_non_negative(name, "pseudocount", a)
+    return _with_pseudocount(p, q, a)
+
+
+@jax.jit
+def _with_pseudocount(p: Array, q: Array, a: ArrayLike) -> Array:
+    return _from_counts(p, q, jnp.broadcast_to(jnp.asarray(a, p.dtype), p.shape))
 
 
 class _Histogram(NamedTuple):
@@ -91,7 +100,7 @@ class _Histogram(NamedTuple):
     total_low: Array
 
 
-def _histogram(pseudocount: float, counts: Array) -> _Histogram:
+def _histogram(counts: Array, pseudocount: Array) -> _Histogram:
     # Not two_sum(counts, pseudocount): with a literal operand XLA folds what it takes back.
     count = two_sum(jnp.maximum(counts, pseudocount), jnp.minimum(counts, pseudocount))
     total = sum_last(*count)
@@ -110,40 +119,45 @@ def _rescaled(p: _Histogram, q: _Histogram) -> tuple[Array, Array]:
     return q.count * p.total / q.total, difference / q.total
 
 
-@functools.partial(jitted_custom_jvp, static=(0,))
-def _from_counts(pseudocount: float, counts_p: Array, counts_q: Array) -> Array:
-    p, q = _histogram(pseudocount, counts_p), _histogram(pseudocount, counts_q)
+@jitted_custom_jvp
+def _from_counts(counts_p: Array, counts_q: Array, pseudocount: Array) -> Array:
+    p, q = _histogram(counts_p, pseudocount), _histogram(counts_q, pseudocount)
     terms = generalized_kl_term(p.count, *_rescaled(p, q))
     value = (sum_last(terms, jnp.zeros_like(terms))[0] / p.total)[..., 0]
     value = jnp.where(jnp.any(terms == jnp.inf, -1), jnp.inf, value)  # its error is nan
-    valid = jnp.all((counts_p >= 0) & (counts_q >= 0), -1)
+    valid = jnp.all((counts_p >= 0) & (counts_q >= 0) & (pseudocount >= 0), -1)
     return jnp.where(valid & (value >= 0), value, jnp.nan)
 
 
-def _from_counts_jvp(pseudocount, primals, tangents):
-    value = _from_counts(pseudocount, *primals)
+def _from_counts_jvp(primals, tangents):
+    value = _from_counts(*primals)
+    counts_p, counts_q, pseudocount = primals
+    dp, dq, da = tangents
     mean = value[..., None]
     # A side without counts has no slopes. Counts of 1 keep those of the slopes finite.
     none, infinite = jnp.isnan(mean), mean == jnp.inf
-    primals = [jnp.where(none, 1, x) for x in primals]
-    log, ratio_minus_1 = map(clamp_finite, _ratio_terms(pseudocount, *primals))
-    total_p, total_q = ((x + pseudocount).sum(-1, keepdims=True) for x in primals)
+    counts_p, counts_q = (jnp.where(none, 1, x) for x in (counts_p, counts_q))
+    pseudocount = jnp.where(none, 0, pseudocount)
+    log, ratio_minus_1 = map(clamp_finite, _ratio_terms(counts_p, counts_q, pseudocount))
+    total_p, total_q = (
+        (x + pseudocount).sum(-1, keepdims=True) for x in (counts_p, counts_q)
+    )
     above = log - jnp.where(none | infinite, 0, mean)
     slope_p = jnp.where(none | infinite, 0, above / total_p)
     slope_q = jnp.where(none, 0, -ratio_minus_1 / total_q)
-    change = tangent(log, (slope_p, tangents[0]), (slope_q, tangents[1]))
+    change = tangent(log, (slope_p, dp), (slope_q, dq), (slope_p, da), (slope_q, da))
     return value, jnp.sum(change, -1)
 
 
 _from_counts.defjvp(_from_counts_jvp, symbolic_zeros=True)
 
 
-@functools.partial(jitted_custom_jvp, static=(0,))
+@jitted_custom_jvp
 def _ratio_terms(
-    pseudocount: float, counts_p: Array, counts_q: Array
+    counts_p: Array, counts_q: Array, pseudocount: Array
 ) -> tuple[Array, Array]:
     """log(p / q), by convention 0 at p = 0, and p / q - 1, there -1, of the frequencies."""
-    p, q = _histogram(pseudocount, counts_p), _histogram(pseudocount, counts_q)
+    p, q = _histogram(counts_p, pseudocount), _histogram(counts_q, pseudocount)
     scaled, difference = _rescaled(p, q)
     none = p.count == 0
     ratio_minus_1 = jnp.where(none, -1, difference / jnp.where(none, 1, scaled))
@@ -155,9 +169,11 @@ def _ratio_terms(
 
 
 @_ratio_terms.defjvp
-def _ratio_terms_jvp(pseudocount, primals, tangents):
-    log, ratio_minus_1 = _ratio_terms(pseudocount, *primals)
-    (p, q), (dp, dq) = [x + pseudocount for x in primals], tangents
+def _ratio_terms_jvp(primals, tangents):
+    log, ratio_minus_1 = _ratio_terms(*primals)
+    *counts, pseudocount = primals
+    *changes, da = tangents
+    (p, q), (dp, dq) = [x + pseudocount for x in counts], [x + da for x in changes]
     total_p, total_q = (x.sum(-1, keepdims=True) for x in (p, q))
     common = dq.sum(-1, keepdims=True) / total_q - dp.sum(-1, keepdims=True) / total_p
     inverse_p, inverse_q = (

@@ -265,6 +265,7 @@ def test_a_value_is_no_function(transform):
 
 # Of what is public, the functions of two logits, and other functions of p and q.
 OF_LOGITS = {row.of_kl_jax.__name__ for row in registry.DIVERGENCES.values()}
+OF_LOGITS.add("jensen_shannon_distance")
 OF_P_AND_Q = {
     *("rel_entr", "generalized_kl", "kl_divergence_from_probs"),
     *("kl_estimate", "kl_from_counts", "kl_from_samples"),

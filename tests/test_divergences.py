@@ -16,6 +16,7 @@ from registry import DIVERGENCES, MAIN
 
 from kl_jax import (
     jeffreys_divergence,
+    jensen_shannon_distance,
     jensen_shannon_divergence,
     kl_divergence,
     kl_divergence_from_probs,
@@ -799,6 +800,32 @@ def test_axis_where_and_half_precision_of_the_others(name):
     assert found.dtype == jnp.float32
     slope = jax.eval_shape(jax.grad(lambda b: function(a, b).sum()), b)
     assert slope.dtype == jnp.bfloat16
+
+
+def test_jensen_shannon_distance(dtype):
+    """The root, and its slopes: 0 at equality, and bounded near it."""
+    row = DIVERGENCES["jensen_shannon 0.1"]
+    function = functools.partial(jensen_shannon_distance, beta=0.1)
+    distance = lambda x, y: mp.sqrt(oracles.divergence(row, x, y))
+    a, b = (x[:16] for x in batch(dtype, 33, seed=9))
+    value, slopes = quick(jax.vmap(jax.value_and_grad(function, (0, 1))))(a, b)
+    for x, y, found, *gradients in zip(a, b, value, *slopes, strict=True):
+        with mp.workdps(oracles.DIGITS):
+            true = distance(x, y)
+            assert oracles.ulps(found, true, dtype) <= 5
+            if true:
+                in_p = oracles.gradient(lambda x, y=y: distance(x, y), x)
+                in_q = oracles.gradient(lambda y, x=x: distance(x, y), y)
+                for g, t in zip(gradients, (in_p, in_q), strict=True):
+                    t = np.array([float(v) for v in t])
+                    assert np.abs(g - t).max() <= 32 * np.finfo(dtype).eps * np.abs(t).max()
+    _, slopes = quick(jax.vmap(jax.value_and_grad(function, (0, 1))))(a, a)
+    for slope in slopes:
+        np.testing.assert_array_equal(slope, 0)
+    # The Jensen-Shannon distance is a metric.
+    c = np.roll(a, 1, 0)
+    ab, bc, ac = (quick(jensen_shannon_distance)(*x) for x in ((a, b), (b, c), (a, c)))
+    assert (ac <= (ab + bc) * (1 + 1e-6)).all()
 
 
 @pytest.mark.parametrize(

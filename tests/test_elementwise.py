@@ -14,7 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import compiled, quick
 
-from kl_jax import elementwise, generalized_kl, rel_entr
+from kl_jax import (
+    elementwise,
+    generalized_kl,
+    jensen_shannon_divergence,
+    logits_from_probs,
+    rel_entr,
+)
 
 INF, NAN = np.inf, np.nan
 
@@ -344,6 +350,33 @@ def test_a_difference_that_p_and_q_have_lost(name, dtype):
             "log_ratio": [mp.log(x / y) for x, y in pairs],
         }[name]
         assert oracles.worst(found, truth, dtype) <= 4.0
+
+
+def test_logits_of_probabilities(dtype):
+    """log p with slopes 1 / p and -1 / p^2; at 0 none, so that divergences of rows with
+    empty bins are differentiable in probabilities.
+    """
+    p = np.array([0.5, 1.0, 1e-15, 3e5, 0.0, INF, -1.0, NAN], dtype)
+    orders = [logits_from_probs, jax.grad(logits_from_probs)]
+    orders.append(jax.grad(orders[1]))
+    found = quick(jax.vmap(lambda p: jnp.stack([f(p) for f in orders])))(p)
+    some = np.float64(p[:4])
+    true = np.stack([np.log(some), 1 / some, -1 / some**2], 1)
+    np.testing.assert_allclose(found[:4], true, rtol=1e-6)
+    np.testing.assert_array_equal(found[4:, 0], [-INF, INF, NAN, NAN])
+    np.testing.assert_array_equal(found[4:7, 1:], 0)
+
+    def of_probs(p, q):
+        return jensen_shannon_divergence(logits_from_probs(p), logits_from_probs(q))
+
+    x, y = np.array([[0.0, 0.4, 0.6], [0.0, 0.7, 0.3]], dtype)
+    value, gradients = quick(jax.value_and_grad(of_probs, (0, 1)))(x, y)
+    m = (x + y)[1:] / 2
+    expected = [np.log(z[1:] / m) / 2 for z in (x, y)]
+    terms = [z[1:] @ e for z, e in zip((x, y), expected, strict=True)]
+    np.testing.assert_allclose(value, sum(terms), rtol=1e-5)
+    for gradient, e, term in zip(gradients, expected, terms, strict=True):
+        np.testing.assert_allclose(gradient, [0, *(e - term)], rtol=1e-5)
 
 
 def test_half_precision_is_computed_in_float32():

@@ -47,6 +47,9 @@ KINDS = {
     **{row.of_kl_jax.__name__: "divergence" for row in registry.DIVERGENCES.values()},
     "rel_entr": "divergence",
     "generalized_kl": "divergence",
+    "jensen_shannon_distance": "divergence",
+    "logits_from_probs": "divergence",
+    "mixture_logits": "divergence",
     "kl_divergence_from_probs": "divergence",
     "topk_kl_divergence": "divergence",
     "linear_kl_divergence": "divergence",
@@ -108,7 +111,9 @@ MAY_IMPORT = {
     "_functions": set(),
     "_checks": {"_arithmetic", "_contracts", "_functions"},
     "elementwise": OF_PUBLIC | {"_arithmetic", "_exponentials"},
-    "divergences": OF_PUBLIC | {"_blocks", "_exponentials", "_passes", "elementwise"},
+    "divergences": OF_PUBLIC | {"_arithmetic", "_blocks", "_exponentials", "_passes"},
+    "probabilities": OF_PUBLIC | {"elementwise"},
+    "mixtures": OF_PUBLIC | {"_blocks", "_passes"},
     "topk": OF_PUBLIC | {"_blocks", "divergences", "elementwise"},
     "linear": OF_PUBLIC | {"_arithmetic", "_blocks", "_passes"},
     "estimators": OF_PUBLIC | {"_arithmetic", "_exponentials", "elementwise"},
@@ -119,7 +124,8 @@ MAY_IMPORT = {
     "torch_compat": OF_PUBLIC | {"elementwise", "transforms"},
     "__init__": {
         *("_checks", "counts", "densities", "divergences", "elementwise", "estimators"),
-        *("linear", "parametric", "topk", "torch_compat", "transforms"),
+        *("linear", "mixtures", "parametric", "probabilities", "topk", "torch_compat"),
+        "transforms",
     },
 }
 
