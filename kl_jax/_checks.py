@@ -213,15 +213,16 @@ def part_of_log_probabilities(function: str, name: str, x: Array) -> None:
 
 @_when_checked
 def indices(function: str, name: str, x: Array, outcomes: int, log_p: Array) -> None:
-    """Of different outcomes in each row, along the last axis. -inf is no entry."""
+    """Of the outcomes, along the last axis, and each of one log p. -inf is no entry."""
     present = log_p != -jnp.inf
     outside = (x < 0) | (x >= outcomes)
     _refuse(function, name, x, outside, f"be in [0, {outcomes})", present)
     k = x.shape[-1]
     earlier = jnp.tril(jnp.ones((k, k), bool), -1)
     same = (x[..., :, None] == x[..., None, :]) & present[..., None, :]
+    same = same & (log_p[..., :, None] != log_p[..., None, :])
     again = jnp.any(same, -1, where=jnp.broadcast_to(earlier, same.shape))
-    _refuse(function, name, x, again, "not repeat", present)
+    _refuse(function, name, x, again, "not repeat with another log p", present)
 
 
 def _rounding(x: Array, eps: float, outcomes: int) -> float:

@@ -7,6 +7,7 @@ library's functions would be called apart: their errors cancel, and XLA's own ar
 
 from __future__ import annotations
 
+import decimal
 import functools
 import math
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from kl_jax._arithmetic import (
     jitted_custom_jvp,
     polynomial,
     reciprocal,
+    two_prod,
     two_sum,
 )
 
@@ -282,6 +284,67 @@ def scaled_phi_difference(x: Array, c: float) -> Array:
         x < -8, expm1(below) - expm1(c * below) / c, phi(middle) - phi(c * middle) / c
     )
     return jnp.where(near, decay * series, jnp.where(x > 0, right, left))
+
+
+# --- e^x in two words ---------------------------------------------------------------
+
+# x is taken to within log(2) / 32 of a multiple of log(2) / 16. That number in parts: their
+# products with the multiple, of 11 and 14 bits, are exact.
+_PARTS = {jnp.dtype("float32"): 12, jnp.dtype("float64"): 38}  # bits of the first two
+_STEPS = 16
+
+
+@functools.cache
+def _step_parts(dtype: str, bits: int) -> tuple[float, ...]:
+    """log(2) / 16 as three numbers, the first two of so many bits."""
+    with decimal.localcontext(prec=80):
+        rest, parts = decimal.Decimal(2).ln() / _STEPS, []
+        for _ in range(2):
+            unit = decimal.Decimal(2) ** (math.frexp(rest)[1] - bits)
+            parts.append(float((rest / unit).to_integral_value() * unit))
+            rest -= decimal.Decimal(parts[-1])
+        return (*parts, float(rest))
+
+
+@functools.cache
+def _roots_of_2(dtype: str) -> tuple[list[float], list[float]]:
+    """2^(j/16) rounded to that dtype, and what the rounding lost."""
+    round_to = (
+        float if dtype == "float64" else lambda x: float(jnp.finfo(dtype).dtype.type(x))
+    )
+    with decimal.localcontext(prec=80):
+        exact = [decimal.Decimal(2) ** (decimal.Decimal(j) / _STEPS) for j in range(_STEPS)]
+        high = [round_to(x) for x in exact]
+        return high, [
+            float(x - decimal.Decimal(h)) for x, h in zip(exact, high, strict=True)
+        ]
+
+
+def exp_in_two_words(x: Array) -> tuple[Array, Array]:
+    """e^x for x <= 1, to 2^-40 of itself in float32 and 2^-66 in float64, where the second
+    word does not underflow: above -60 and -650. It has no custom_jvp.
+    """
+    name = x.dtype.name
+    first, second, third = _step_parts(name, _PARTS[x.dtype])
+    bounded = jnp.maximum(x, jnp.finfo(x.dtype).minexp * 0.69)
+    multiple = jnp.round(bounded * (1 / (first + second)))
+    # The difference of the first is exact, too: it is of neighbours.
+    r, error = two_sum(bounded - multiple * first, -(multiple * second))
+    r, error = two_sum(r, error - multiple * third)
+    # e^r - 1 = r + r^2 / 2 + r^3 c(r), of which the third is below 2e-6.
+    square, square_error = two_prod(r, r)
+    rest = (r * r) * r * polynomial([1 / math.factorial(k) for k in range(3, 9)], r)
+    high, low = two_sum(r, square / 2)
+    low = low + (error + (square_error / 2 + r * error) + rest)
+    exponent = jnp.floor(multiple / _STEPS)
+    index = (multiple - exponent * _STEPS).astype(jnp.int32)
+    root, root_error = (jnp.asarray(c, x.dtype)[index] for c in _roots_of_2(name))
+    # root (1 + high + low), of which root * high is below a 46th.
+    product, product_error = two_prod(root, high)
+    value, value_error = two_sum(root, product)
+    value_error = value_error + (product_error + root_error * (1 + high) + root * low)
+    scale = jnp.where(bounded == x, _power_of_2(exponent), 0)
+    return value * scale, value_error * scale
 
 
 # --- log(w + (1 - w) e^x) -----------------------------------------------------------

@@ -248,7 +248,8 @@ def test_top_k_teachers():
     index = INDEX.copy()
     index[1, 1, 1] = index[1, 1, 0]
     assert refusal(g, TOP, index) == (
-        f"topk_kl_divergence: topk_index must not repeat, found {index[1, 1, 0]} at index "
+        f"topk_kl_divergence: topk_index must not repeat with another log p, found "
+        f"{index[1, 1, 0]} at index "
         "(1, 1, 1)."
     )
     for place in (0, 1):

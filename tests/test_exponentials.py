@@ -141,6 +141,22 @@ def test_exponentials_without_a_rule_in_ulp(dtype):
     np.testing.assert_array_equal(quick(_exponentials.one_minus_exp)(far), [0, 1, NAN])
 
 
+def test_e_to_the_x_in_two_words(dtype):
+    low, bits = (-60, 40) if dtype == "float32" else (-600, 66)
+    rng = np.random.default_rng(6)
+    x = np.concatenate(
+        [-np.exp(rng.uniform(-20, np.log(-low), 400)), rng.uniform(-1, 1, 50)]
+    )
+    x = np.append(x, [0, 1, low]).astype(dtype)
+    pairs = compiled(_exponentials.exp_in_two_words)(x)
+    with mp.workdps(oracles.DIGITS):
+        for v, high, rest in zip(x.tolist(), *(p.tolist() for p in pairs), strict=True):
+            true = mp.exp(mp.mpf(v))
+            assert abs(mp.mpf(high) + mp.mpf(rest) - true) <= true * mp.mpf(2) ** -bits
+    far = np.array([-INF, -1e30], dtype)
+    assert all((p == 0).all() for p in quick(_exponentials.exp_in_two_words)(far))
+
+
 def test_phi_and_scaled_phi_are_positive_but_at_0(dtype):
     digits = 18 if dtype == "float32" else 150  # x^2 / 2 is a normal number
     x = np.concatenate([sign * 10.0 ** -np.linspace(-2, digits, 5000) for sign in (1, -1)])

@@ -208,7 +208,7 @@ def test_entries_of_no_probability_are_ignored_with_their_index():
 
 
 def test_more_than_the_whole_by_rounding():
-    log_p = np.log(np.array([[0.75, 0.25]] * 2, "f4")) + np.float32(1e-6)
+    log_p = np.log(np.array([[0.75, 0.25]] * 2, "f4")) + np.float32(2e-7)
     logits = np.array([[0.0, 1.0, 2.0], [0.0, -INF, 2.0]], "f4")
     index = np.array([[0, 2]] * 2, "i4")
     value, in_p, in_q = slopes_of_rows(log_p, index, logits)["bucket"]
@@ -219,6 +219,102 @@ def test_more_than_the_whole_by_rounding():
     np.testing.assert_allclose(value, true, rtol=1e-5)
     np.testing.assert_allclose(in_q, q - whole, atol=1e-6)
     assert np.isfinite(in_p).all()
+    beyond = slopes_of_rows(log_p + np.float32(1e-6), index, logits)["bucket"][0]
+    assert np.isnan(beyond).all()
+
+
+def test_an_entry_that_comes_twice_counts_once():
+    """As vLLM stores the token of the prompt beside the k largest; in slopes, too."""
+    log_p = np.log(np.array([[0.5, 0.5, 0.3]], "f4"))
+    logits = np.log(np.array([[0.4, 0.1, 0.3, 0.2]], "f4"))
+    twice = slopes_of_rows(log_p, np.array([[2, 2, 0]], "i4"), logits)
+    once = slopes_of_rows(log_p[:, 1:], np.array([[2, 0]], "i4"), logits)
+    for tail in TAILS:
+        (value, in_p, in_q), (v, p, q) = twice[tail], once[tail]
+        np.testing.assert_allclose(value, v, rtol=1e-6)
+        np.testing.assert_allclose(in_q, q, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(in_p[:, :2].sum(-1), p[:, 0], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(in_p[:, 2], p[:, 1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_whole_policy_against_a_masked_student(dtype):
+    """What `log_softmax` loses is no mass outside, whatever masks the student there."""
+    rng = np.random.default_rng(3)
+    shape = (3, 200, 5)
+    scale = np.array([1, 3, 8])[:, None, None]
+    z, y = (jnp.asarray(rng.normal(size=shape) * scale, dtype) for _ in "pq")
+    index = np.broadcast_to(np.arange(5, dtype="i4"), shape)
+    masks = jnp.asarray([-INF, -1e4, -1e9, float(jnp.finfo(dtype).min)], dtype)
+
+    @quick
+    def both(z, y, masks):
+        log_p = jax.nn.log_softmax(z)
+        pad = lambda x, fill: jnp.concatenate(
+            [x, jnp.full((*shape[:2], 3), fill, dtype)], -1
+        )
+        expected = kl_divergence(pad(log_p, -INF), pad(y, -INF))
+        return [topk_kl_divergence(log_p, index, pad(y, m)) for m in masks], expected
+
+    found, expected = both(z, y, masks)
+    for values in found:
+        # log_softmax is not renormalised in one of them.
+        close = 4 * float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(values, expected, rtol=close, atol=close)
+
+
+def test_small_tails_have_all_their_digits():
+    """Value and slopes where 1 - P is 1e-2 to 1e-6, of log p as they are stored."""
+    rng = np.random.default_rng(4)
+    worst = 0.0
+    rows = []
+    for scale in (3.0, 4.0, 5.0, 6.0):
+        logits = rng.normal(size=(4, 60)) * scale
+        for a in logits:
+            log_p = np.sort(a - np.log(np.exp(a).sum()))[::-1][:20].astype("f4")
+            order = np.argsort(-a)[:20]
+            rows.append(
+                (log_p, order.astype("i4"), (a + rng.normal(size=60) * 0.1).astype("f4"))
+            )
+    log_p, index, logits = (np.stack(x) for x in zip(*rows, strict=True))
+    f = lambda x, i, y: topk_kl_divergence(x, i, y)
+    value, slopes = compiled(jax.vmap(jax.value_and_grad(f, 2)))(log_p, index, logits)
+    with mp.workdps(oracles.DIGITS):
+        for x, i, y, v, g in zip(log_p, index, logits, value, slopes, strict=True):
+            p = [mp.exp(mp.mpf(float(z))) for z in x]
+            q = oracles.softmax(y)
+            rest, rest_q = 1 - mp.fsum(p), 1 - mp.fsum(q[k] for k in i)
+            if rest < 1e-6:
+                continue
+            terms = [a * mp.log(a / q[k]) for a, k in zip(p, i, strict=True)]
+            true = mp.fsum(terms) + rest * mp.log(rest / rest_q)
+            assert abs(v - true) <= 1e-6 * true
+            outside = [k for k in range(60) if k not in i]
+            exact = np.array([float(q[k] * (1 - rest / rest_q)) for k in outside])
+            assert np.abs(g[outside] - exact).max() <= 1e-5 * float(rest)
+            worst = max(worst, float(rest))
+    assert worst > 1e-3
+
+
+def test_temperature_of_what_is_known():
+    """T^2 KL of both sides given the k outcomes; of another tail it cannot be known."""
+    log_p, index = np.log(np.float32([0.5, 0.3])), np.array([2, 0], "i4")
+    logits = np.array([0.3, -1.0, 0.7, 0.1], "f4")
+    f = lambda t: topk_kl_divergence(
+        log_p, index, logits, tail="renormalize", temperature=t
+    )
+    value, slope = quick(jax.value_and_grad(f))(np.float32(2))
+    true = lambda t: (
+        t * t * float(oracles.kl(np.float64(log_p) / t, np.float64(logits[index]) / t))
+    )
+    np.testing.assert_allclose(value, true(2.0), rtol=1e-5)
+    np.testing.assert_allclose(slope, (true(2.01) - true(1.99)) / 0.02, rtol=1e-3)
+    assert f(2) == value
+    for tail in ("bucket", "drop"):
+        with pytest.raises(
+            ValueError, match=r"^topk_kl_divergence: temperature must be 1 for"
+        ):
+            topk_kl_divergence(log_p, index, logits, tail=tail, temperature=2.0)
 
 
 def test_all_outcomes_that_fall_short_of_the_whole_by_rounding():
