@@ -57,8 +57,8 @@ def checked(fun: Callable[P, Result]) -> Callable[P, Result]:
     vocabulary of 131072), 0.00035 for float32, 1.5e-8 for float64. The first two terms are
     the rounding of the probabilities and of what they were divided by; the third leaves
     half the digits to the summation, as `numpy.random.Generator.choice` does. The k
-    log-probabilities of a top-k teacher may sum to as much more than 1, with
-    eps (1 + log k) for eps: logarithms are rounded relative to their size.
+    log-probabilities of a top-k teacher may sum to 2 eps (2 + log k) more than 1:
+    logarithms are rounded relative to their size.
 
     Args:
       fun: A function made of kl_jax's, the outermost that is called: `checked(jit(f))`, not
@@ -205,9 +205,9 @@ def part_of_log_probabilities(function: str, name: str, x: Array) -> None:
     logits(function, name, x)
     total = jnp.sum(jnp.exp(x.astype(result_dtype(x))), -1, keepdims=True)
     outcomes = x.shape[-1]
-    eps = float(jnp.finfo(x.dtype).eps) * (1 + math.log(outcomes))
-    bound = 1 + _rounding(x, eps, outcomes)
-    expected = f"have exponentials of sum <= {bound:.6g}"
+    # Twice what topk_kl_divergence takes for rounding: this sum is rounded, too.
+    bound = 1 + 2 * float(jnp.finfo(x.dtype).eps) * (2 + math.log(outcomes))
+    expected = f"have exponentials of sum <= {bound:.9g}"
     _refuse(function, name, total, total > bound, expected, summed=(x.ndim - 1,))
 
 

@@ -179,7 +179,8 @@ def _of_rows(
         q_has_none = log_rest_q < jnp.max(here, -1) + smallest
         everything = jnp.sum(present, -1) == outcomes
         log_rest = _log_rest(eps, log_p, lax.stop_gradient(q_has_none))
-        log_rest = jnp.where(everything, -jnp.inf, log_rest)
+        contradiction = contradiction | (jnp.isnan(log_rest) & ~everything)
+        log_rest = jnp.where(everything | jnp.isnan(log_rest), -jnp.inf, log_rest)
         kl = kl_divergence(
             jnp.concatenate([log_p, log_rest[..., None]], -1),
             jnp.concatenate([here, log_rest_q[..., None]], -1),
