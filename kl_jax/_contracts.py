@@ -54,9 +54,8 @@ def _array(function: str, name: str, value: Any) -> Array:
 def function(function: str, fun: Any, name: str = "the argument to transform") -> None:
     """What a transform transforms, or a function of a scalar."""
     if not callable(fun):
-        instead = ""
-        if name == "the argument to transform":
-            instead = f" Write {function}(f)(...) for {function}(f(...))."
+        transforms = name == "the argument to transform"
+        instead = f" Write {function}(f)(...) for {function}(f(...))." if transforms else ""
         raise TypeError(
             f"{function}: {name} must be a function, found {type(fun).__name__}.{instead}"
         )
@@ -352,11 +351,10 @@ def axes(
 
 
 def not_the_last(function: str, axis: int, shape: tuple[int, ...]) -> None:
-    """An axis beside that of the outcomes, which is the last."""
+    """An axis beside the last, which is that of the outcomes."""
     if axis == len(shape) - 1:
         raise ValueError(
-            f"{function}: axis must not be the last, which is that of the outcomes, "
-            f"found {axis} for shape {shape}."
+            f"{function}: axis must not be the last, that of the outcomes, found {axis}."
         )
 
 
@@ -461,6 +459,12 @@ def _number(function: str, name: str, value: Any) -> None:
     real = (int, float, np.integer, np.floating)
     if isinstance(value, bool) or not isinstance(value, real):
         raise TypeError(f"{function}: {name} must be a number, found {value!r}.")
+
+
+def real_number(function: str, name: str, value: Any) -> float:
+    """A keyword that takes any Python number, nan and inf too, known while tracing."""
+    _number(function, name, value)
+    return float(value)
 
 
 def positive_number(function: str, name: str, value: Any) -> float:

@@ -102,8 +102,9 @@ def masked(fun: Callable[..., ArrayLike | Weighted]) -> Callable[..., Weighted]:
       TypeError: If the mask is missing or not boolean.
       ValueError: If its shape is not that of the values.
 
-    Gradient: 0 in absent rows where `fun` has a finite derivative there; see the module's
-      introduction for absent rows that hold nan or inf.
+    Gradient: 0 in absent rows that hold finite numbers. The derivative of `fun` at an
+      absent row is multiplied by 0, and 0 * nan is nan: where such rows may hold nan or
+      inf, select the inputs too, `jnp.where(mask[..., None], logits, 0)`.
 
     >>> import jax.numpy as jnp
     >>> loss = mean(masked(jnp.square))
@@ -194,7 +195,10 @@ def sum(
     Args:
       fun: A function that returns real values, or `Weighted` ones.
       axis: Axes of the values to sum over; all of them by default.
-      axis_name: Mesh or `vmap` axes, over which the values vary, to sum over as well.
+      axis_name: Mesh or `vmap` axes, over which the values vary, to sum over as well. A
+        gradient that is taken inside `pmap`, `vmap(axis_name=)` or
+        `shard_map(check_vma=False)` counts every device: of n it is n times too large. Take
+        it outside, or inside `shard_map` with `check_vma=True`.
 
     Returns:
       A function with the arguments of `fun`. With `axis=None` it returns an array of
@@ -216,18 +220,34 @@ def sum(
 
 @overload
 def mean(
-    fun: Callable[P, ArrayLike | Weighted], axis: None = None, *, axis_name: AxisName = ...
+    fun: Callable[P, ArrayLike | Weighted],
+    axis: None = None,
+    *,
+    axis_name: AxisName = ...,
+    empty: float = ...,
 ) -> Callable[P, Array]: ...
 @overload
 def mean(
-    fun: Callable[P, Weighted], axis: int | Sequence[int], *, axis_name: AxisName = ...
+    fun: Callable[P, Weighted],
+    axis: int | Sequence[int],
+    *,
+    axis_name: AxisName = ...,
+    empty: float = ...,
 ) -> Callable[P, Weighted]: ...
 @overload
 def mean(
-    fun: Callable[P, ArrayLike], axis: int | Sequence[int], *, axis_name: AxisName = ...
+    fun: Callable[P, ArrayLike],
+    axis: int | Sequence[int],
+    *,
+    axis_name: AxisName = ...,
+    empty: float = ...,
 ) -> Callable[P, Array]: ...
 def mean(
-    fun: Callable[..., Any], axis: Axis = None, *, axis_name: AxisName = None
+    fun: Callable[..., Any],
+    axis: Axis = None,
+    *,
+    axis_name: AxisName = None,
+    empty: float = math.nan,
 ) -> Callable[..., Any]:
     """`fun`, and then the (weighted) mean of its values.
 
@@ -238,6 +258,9 @@ def mean(
       fun: A function that returns real values, or `Weighted` ones.
       axis: Axes of the values to average over; all of them by default.
       axis_name: Mesh or `vmap` axes, over which the values vary, to average over as well.
+        See `sum` for gradients that are taken inside.
+      empty: The mean of nothing, a number known while tracing. Where it is given no nan
+        arises on the way, so that `jax_debug_nans` is quiet.
 
     Returns:
       A function with the arguments of `fun`. With `axis=None` it returns an array of
@@ -248,7 +271,7 @@ def mean(
       ValueError: If an axis is out of range.
       TypeError: If the values are not real.
 
-    Boundary: nan where nothing is present.
+    Boundary: `empty` where nothing is present.
     Gradient: 0 where nothing is present, so that an empty batch is seen in the log and
       does no harm to parameters.
 
@@ -258,7 +281,8 @@ def mean(
 
     Source: `jax.numpy.mean` and `jax.numpy.average`.
     """
-    return _reduction("mean", fun, axis, axis_name)
+    empty = _contracts.real_number("mean", "empty", empty)
+    return _reduction("mean", fun, axis, axis_name, empty)
 
 
 def batchmean(
@@ -271,7 +295,8 @@ def batchmean(
 
     Args:
       fun: A function that returns real values, or `Weighted` ones.
-      axis_name: Mesh or `vmap` axes that split the leading axis.
+      axis_name: Mesh or `vmap` axes that split the leading axis. See `sum` for gradients
+        that are taken inside.
 
     Returns:
       A function with the arguments of `fun` that returns an array of shape (), at least
@@ -316,7 +341,11 @@ _QUOTIENTS: dict[str, Callable[[Array, Array, Array], Array]] = {
 
 
 def _reduction(
-    function: str, fun: Callable[..., Any], axis: Axis, axis_name: AxisName
+    function: str,
+    fun: Callable[..., Any],
+    axis: Axis,
+    axis_name: AxisName,
+    empty: float = math.nan,
 ) -> Callable[..., Any]:
     """`fun`, and then the reduction of that name of its values."""
     _contracts.function(function, fun)
@@ -329,7 +358,7 @@ def _reduction(
         if weights is not None:
             _checks.all_finite(function, "weights", weights)
         partial = axis is not None
-        return _reduced(function, axes, partial, axis_name, values, weights)
+        return _reduced(function, axes, partial, axis_name, empty, values, weights)
 
     where = "" if axis is None else f" along axis {axis}"
     does = f"The {function} of the values of `{name_of(fun)}`{where}."
@@ -337,12 +366,13 @@ def _reduction(
     return wraps(function, fun, transformed, does, returns=returns)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _reduced(
     function: str,
     axes: tuple[int, ...],
     partial: bool,
     axis_name: AxisName,
+    empty: float,
     values: Array,
     weights: Array | None,
 ) -> Array | Weighted:
@@ -366,7 +396,9 @@ def _reduced(
     value = quotient(total, jnp.where(some, count, 1), length)
     if weights is not None and partial:
         return Weighted(jnp.where(some, value, 0), some.astype(value.dtype))
-    # 0 / 0 only where nothing is present, and a constant: the gradient there is 0.
+    if function == "mean":
+        return jnp.where(some, value, empty)
+    # 0 / 0 only of a length of 0, and a constant: the gradient there is 0.
     nothing = quotient(jnp.zeros_like(total), rows, length)
     return jnp.where(some, value, lax.stop_gradient(nothing))
 

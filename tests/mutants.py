@@ -651,6 +651,12 @@ test_divergences.py::test_where_selects_the_support
 
 [transforms.py]
 
+empty_mean
+A mean of nothing is nan, whatever is asked for.
+-return jnp.where(some, value, empty)
++return jnp.where(some, value, jnp.nan)
+test_transforms.py::test_a_mean_over_nothing_is_what_is_given[0.0]
+
 reversed_twice
 reverse exchanges nothing.
 -return fun(q, p, *others, **keywords)

@@ -203,6 +203,35 @@ def test_mean_over_nothing_is_nan_with_gradient_0():
     assert total == 0
 
 
+@pytest.mark.parametrize("empty", [0.0, 3, -INF])
+def test_a_mean_over_nothing_is_what_is_given(empty):
+    """In value, with gradient 0, on no rows and on absent ones, also along an axis."""
+    x = np.ones((2, 3), "f4")
+    absent = np.zeros((2, 3), bool)
+
+    @quick
+    def means(x):
+        both = lambda f, **k: jax.value_and_grad(lambda x: f(jnp.square)(x, **k))(x)
+        return (
+            both(lambda f: mean(masked(f), empty=empty), mask=absent),
+            mean(mean(masked(jnp.square), axis=1), empty=empty)(x, mask=absent),
+            mean(jnp.square, axis=1, empty=empty)(x[:, :0]),
+            mean(jnp.square, empty=empty)(x),
+        )
+
+    (value, gradient), nested, of_no_length, of_all = means(x)
+    assert value == nested == empty
+    np.testing.assert_array_equal(gradient, 0)
+    np.testing.assert_array_equal(of_no_length, [empty] * 2)
+    assert of_all == 1
+    if np.isfinite(empty):
+        with jax.debug_nans(True):
+            assert mean(masked(jnp.square), empty=empty)(x, mask=absent) == empty
+    for wrong in ("0", None, True):
+        with pytest.raises(TypeError, match=r"^mean: empty must be a number, found"):
+            mean(jnp.square, empty=wrong)
+
+
 def test_no_nan_arises_on_the_way():
     """An empty row inside a batch does not trip jax_debug_nans."""
     x, y, mask = ragged()
