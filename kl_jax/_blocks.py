@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from kl_jax._arithmetic import jitted_custom_jvp, linear, two_sum
 from kl_jax._contracts import AxisName
@@ -36,17 +35,6 @@ from kl_jax._passes import (
     summarize,
     sums_apart,
 )
-
-
-def auto_sharded(fun: Callable[..., Array], rows: Array) -> Callable[..., Any]:
-    """`fun`, whose result has the shape of `rows` without the last axis. On an Explicit
-    mesh, where JAX refuses to index a sharded axis, XLA finds the shardings inside `fun`.
-    """
-    sharding = jax.typeof(rows).sharding
-    if AxisType.Explicit not in sharding.mesh.axis_types:
-        return fun
-    out = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:-1]))
-    return jax.sharding.auto_axes(fun, out_sharding=out)
 
 
 def merge(blocks: Block, axis: int = 0) -> Block:

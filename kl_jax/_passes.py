@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import AxisType
 
 from kl_jax._arithmetic import clamp_min, result_dtype, two_sum
 from kl_jax._exponentials import exp_of_sum, log1p, phi_series, phi_series_holds
+from kl_jax._sharding import is_spread
 
 
 class Block(NamedTuple):
@@ -50,18 +50,14 @@ def summarize(logits_p: Array, logits_q: Array) -> Block:
     """The summary of the outcomes along the last axis. Any floating dtype in, at least
     float32 out.
     """
-    if _is_spread(logits_p) or _is_spread(logits_q):
+    if not all(isinstance(n, int) for n in logits_p.shape):
+        # A symbolic number of rows or outcomes, as in jax.export, cannot be cut into tiles.
+        return _of_whole(logits_p, logits_q, mode_by_mask)
+    if is_spread(logits_p) or is_spread(logits_q):
         # XLA shares out whole sums; a loop over rows, or one outcome by its index, would
         # need the logits of other devices.
         return _of_whole(logits_p, logits_q, mode_by_mask)
     return _of_rows(logits_p, logits_q)
-
-
-def _is_spread(x: Array) -> bool:
-    """Whether devices may share the array, other than by `shard_map`."""
-    mesh = jax.typeof(x).sharding.mesh
-    kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
-    return any(size > 1 and kind != AxisType.Manual for size, kind in kinds)
 
 
 @jax.custom_batching.custom_vmap

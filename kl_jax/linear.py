@@ -21,7 +21,6 @@ from jax.typing import ArrayLike
 from kl_jax import _checks, _contracts
 from kl_jax._arithmetic import jitted_custom_jvp, result_dtype
 from kl_jax._blocks import (
-    auto_sharded,
     block_tangent,
     gather_shards,
     kl_tangent,
@@ -32,6 +31,7 @@ from kl_jax._blocks import (
 )
 from kl_jax._contracts import AxisName
 from kl_jax._passes import Block, summarize
+from kl_jax._sharding import auto_sharded
 
 __all__ = ["linear_kl_divergence"]
 
@@ -148,6 +148,7 @@ def _tile(rows: int) -> int:
     """Outcomes in a tile: logits of 2 MiB of float32, which stay in a CPU's cache, but no
     fewer than fill a matrix unit, and at most 8192: the slice of the weights is copied.
     """
+    rows = rows if isinstance(rows, int) else 2048  # a symbolic number, as in jax.export
     least = 1024 if rows < 2048 else 2048
     wanted = min(max(2**19 // max(1, rows), least), 8192)
     return 1 << (wanted.bit_length() - 1)

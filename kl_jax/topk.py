@@ -17,9 +17,10 @@ from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts
 from kl_jax._arithmetic import jitted_custom_jvp, sum_last
-from kl_jax._blocks import auto_sharded, log_mass
+from kl_jax._blocks import log_mass
 from kl_jax._contracts import AxisName
 from kl_jax._exponentials import exp_in_two_words
+from kl_jax._sharding import auto_sharded
 from kl_jax.divergences import kl_divergence
 from kl_jax.elementwise import rel_entr_of_logs
 

@@ -105,7 +105,8 @@ OF_PUBLIC = {"_checks", "_contracts"}
 MAY_IMPORT = {
     "_arithmetic": set(),
     "_exponentials": {"_arithmetic"},
-    "_passes": {"_arithmetic", "_exponentials"},
+    "_sharding": set(),
+    "_passes": {"_arithmetic", "_exponentials", "_sharding"},
     "_blocks": {"_arithmetic", "_exponentials", "_passes", "_contracts"},
     "_contracts": {"_arithmetic"},
     "_functions": set(),
@@ -114,12 +115,21 @@ MAY_IMPORT = {
     "divergences": OF_PUBLIC | {"_arithmetic", "_blocks", "_exponentials", "_passes"},
     "probabilities": OF_PUBLIC | {"elementwise"},
     "mixtures": OF_PUBLIC | {"_blocks", "_passes"},
-    "topk": OF_PUBLIC | {"_blocks", "divergences", "elementwise"},
-    "linear": OF_PUBLIC | {"_arithmetic", "_blocks", "_passes"},
+    "topk": OF_PUBLIC
+    | {
+        "_arithmetic",
+        "_blocks",
+        "_exponentials",
+        "_sharding",
+        "divergences",
+        "elementwise",
+    },
+    "linear": OF_PUBLIC | {"_arithmetic", "_blocks", "_passes", "_sharding"},
     "estimators": OF_PUBLIC | {"_arithmetic", "_exponentials", "elementwise"},
     "counts": OF_PUBLIC | {"_arithmetic", "_exponentials", "elementwise"},
     "densities": OF_PUBLIC | {"elementwise"},
-    "parametric": OF_PUBLIC | {"_arithmetic", "_exponentials", "elementwise", "parametric"},
+    "parametric": OF_PUBLIC
+    | {"_arithmetic", "_exponentials", "_sharding", "elementwise", "parametric"},
     "transforms": OF_PUBLIC | {"_arithmetic", "_functions"},
     "torch_compat": OF_PUBLIC | {"elementwise", "transforms"},
     "__init__": {

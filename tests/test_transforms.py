@@ -291,6 +291,7 @@ EXTREME = (0.0, 1e-30, 1e-10, 0.5, 1e10, 1e30, MOST, -1.0, -1e9)
 LOGITS = (0.0, -1e9, 80.0, 1e30, -MOST)
 COUNTS = (0.0, 1.0, 1e9, -1.0)
 PARAMETERS = (0.0, -1.0, 1e-3, 0.5, 1.0, 1e3)
+SAME = ("log_normal", "inverse_gamma")  # as normal and gamma
 HIDDEN = {
     **{f.__name__: (f, 2, EXTREME, ()) for f in (kl_jax.rel_entr, kl_jax.generalized_kl)},
     "kl_estimate": (kl_jax.kl_estimate, 2, EXTREME, ()),
@@ -306,7 +307,7 @@ HIDDEN = {
     **{
         name: (getattr(kl_jax.parametric, name), 2 * len(kinds), PARAMETERS, ())
         for name, kinds in parametric_grid.PARAMETERS.items()
-        if kinds and "vector" not in kinds
+        if kinds and "vector" not in kinds and name not in SAME
     },
     "dirichlet": (kl_jax.parametric.dirichlet, 2, PARAMETERS, (2,)),
     "multivariate_normal_diag": (

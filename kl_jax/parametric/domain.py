@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts
+from kl_jax._sharding import auto_sharded
 
 P = ParamSpec("P")
 
@@ -93,7 +94,11 @@ def closed_form(
                 jnp.where(_beside(inside, x), x, 0.5 if name in of else 0)
                 for name, x in named.items()
             ]
-            return jnp.where(inside, mathematics(*safe), jnp.nan)
+            of_rows = mathematics
+            if of_vectors:
+                # JAX has no sharding rules for solves and Cholesky factors of sharded rows.
+                of_rows = auto_sharded(mathematics, min(safe, key=jnp.ndim))
+            return jnp.where(inside, of_rows(*safe), jnp.nan)
 
         @functools.wraps(body)
         def public(*args: P.args, **kwargs: P.kwargs) -> Array:

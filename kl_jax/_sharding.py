@@ -1,0 +1,28 @@
+"""What arrays need that devices share, other than by `shard_map`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import Array
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+
+def is_spread(x: Array) -> bool:
+    """Whether devices may share the array, other than by `shard_map`."""
+    mesh = jax.typeof(x).sharding.mesh
+    kinds = zip(mesh.axis_sizes, mesh.axis_types, strict=True)
+    return any(size > 1 and kind != AxisType.Manual for size, kind in kinds)
+
+
+def auto_sharded(fun: Callable[..., Array], rows: Array) -> Callable[..., Any]:
+    """`fun`, whose result has the shape of `rows` without the last axis. On an Explicit
+    mesh, where JAX refuses to index a sharded axis, XLA finds the shardings inside `fun`.
+    """
+    sharding = jax.typeof(rows).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return fun
+    out = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:-1]))
+    return jax.sharding.auto_axes(fun, out_sharding=out)
