@@ -113,8 +113,9 @@ def _rescaled(p: _Histogram, q: _Histogram) -> tuple[Array, Array]:
     """q's counts for p's total, and how far p's are above them."""
     mine, mine_error = two_prod(p.count, q.total)
     theirs, theirs_error = two_prod(q.count, p.total)
-    small = p.count * q.total_low + p.count_low * q.total
-    small -= q.count * p.total_low + q.count_low * p.total
+    # Not as x y - z w: fusions round that once less, and then it is not 0 at p = q.
+    small = (p.count - q.count) * q.total_low + q.count * (q.total_low - p.total_low)
+    small += (p.count_low - q.count_low) * q.total + q.count_low * (q.total - p.total)
     difference = (mine - theirs) + ((mine_error - theirs_error) + small)
     return q.count * p.total / q.total, difference / q.total
 

@@ -254,7 +254,21 @@ def lopsided(rng):
     large = (1e4, 1e4, 1.01e4, 1e4), (1e6, 1, 1e6, 1.01), (1e6, 1e-2, 1e6, 1.1e-2)
     other = (1e6, 1, 1, 1), (1, 1, 1e6, 1), (1e6, 1e-2, 1.1e6, 1e-2), (1e6, 1e-2, 2, 3)
     ratio = (1e6, 1e6, 1.001e6, 1.001e6), (1e5, 10, 1.01e5, 10.1), (1e-2, 1e6, 1e6, 1e-2)
-    return [("lopsided", (*row,)) for row in large + other + ratio]
+    yield from (("lopsided", (*row,)) for row in large + other + ratio)
+    # One concentration has nearly all, of both or of one, and the other may stay the same.
+    for k in range(60):
+        small, large = uniform(rng, 1e-3, 0.1, 2), uniform(rng, 0.1, 1e6, 2)
+        by = sign(rng) * uniform(rng, 1e-6, 3, 2)
+        row = (
+            (small[0], large[0], small[0], large[1]),
+            (small[0], large[0], small[0], large[0] * math.exp(by[0])),
+            (small[0], large[0], small[0] * math.exp(by[1]), large[0] * math.exp(by[0])),
+            (small[0], large[0], large[1], small[1]),
+            (small[0], small[1], small[0], large[0]),
+        )[k % 5]
+        yield "one small", tuple(min(max(x, 1e-3), 1e6) for x in row)
+    for p, q in ((15.5, 1e-3), (318.4, 1e-3), (0.0453, 0.00586)):
+        yield "two small", (1.03e-3, p, 1e-3, q)
 
 
 def angles(rng):
@@ -355,6 +369,12 @@ def concentrations(apart, rng):
         ends = np.where(np.arange(size) == 0, 1e6, 1e-2)
         yield "uneven", (ends, ends * np.exp(1e-3 * rng.uniform(-1, 1, size)))
         yield "uneven", (ends, ends[::-1])
+        for by in (1e-6, 1e-3, 1, 3):
+            small = uniform(rng, 1e-3, 1e-2, size)
+            a = np.where(np.arange(size) == 1, uniform(rng, 0.1, 1e4), small)
+            yield "one small", (a, a * np.exp(by * rng.uniform(-1, 1, size)))
+            yield "one small", (a, np.where(np.arange(size) == 1, a * (1 + by), a))
+            yield "two small", (a, small)
         yield "uneven", (np.ones(size), np.full(size, 1e6))
         yield "uneven", (np.full(size, 1e6), np.ones(size))
         yield "scaled", (np.full(size, 1e5), np.full(size, 1.001e5))

@@ -28,8 +28,6 @@ GRADIENT_BOUND = {name: {"float32": 3e-6, "float64": 1e-14} for name in NAMES}
 for name in ("gumbel", "weibull"):  # e^w amplifies the error of w = 20 ... 70 by w
     BOUND[name] = {"float32": 1e-5, "float64": 3e-14}
     GRADIENT_BOUND[name] = {"float32": 2e-5, "float64": 3e-14}
-# Where one concentration is 1e8 of the other, the gradient in it is a difference.
-GRADIENT_BOUND["beta"] = {"float32": 2e-5, "float64": 3e-14}
 # In proportion to the condition number, here up to 1e3. The triangular solve is LAPACK's,
 # and rounds as the processor does: gradients are off by 5e-5 on a Xeon, 1.3e-4 on an EPYC.
 BOUND["multivariate_normal"] = {"float32": 5e-5, "float64": 2e-13}
@@ -294,6 +292,103 @@ def test_low_rank_factors_rotated_against_each_other(dtype):
     # Where the value is held at 0 the gradient is left as it is.
     _, slopes = both(np.full((200, 6), 1e-6, dtype))
     assert (np.abs(slopes).max(-1) > 0).all()
+
+
+# --- far from one ----------------------------------------------------------------------
+
+# Families of positive numbers, without those that are another function of other parameters.
+FAR = ("poisson", "half_normal", "normal", "laplace", "cauchy", "gumbel", "exponential")
+FAR += ("gamma", "chi2", "pareto", "von_mises", "beta")
+SCALED = ("laplace", "cauchy", "gumbel", "exponential", "gamma", "inverse_gamma")
+MADE_FAR = ("beta", "gamma", "gumbel")
+SLOWLY_FAR = ("weibull", "inverse_gamma", "log_normal", "dirichlet")
+FAR_BOUND = 1e-5  # that of gumbel and weibull, the largest of these
+
+
+def far_from_one(name):
+    """Rows of parameters from 1e-20 to 1e12: equal, nearly equal, equal in some, any."""
+    rng = np.random.default_rng(21)
+    size = 3 if name == "dirichlet" else len(PARAMETERS[name])
+    shape = (160, size)
+    p, q = (10 ** rng.uniform(-20, 12, shape) for _ in "pq")
+    nearly = p * (1 + rng.choice([-1, 1], shape) * 10 ** rng.uniform(-7, -1, shape))
+    some = np.where(rng.random(shape) < 0.5, p, q)
+    kind = np.arange(len(p))[:, None] % 4
+    q = np.select([kind == 0, kind == 1, kind == 2], [p, nearly, some], q)
+    # Of rates and scales the ratio overflows, of one location.
+    large = 1e20 if name in ("half_normal", "normal", *SCALED) else 1e12
+    p[2, :-1], p[6, :-1] = q[2, :-1], q[6, :-1]
+    p[2, -1], q[2, -1] = q[6, -1], p[6, -1] = large, 1e-20
+    if name == "pareto":
+        q[:, 0] = np.minimum(p[:, 0], q[:, 0])
+    if "angle" in PARAMETERS[name]:
+        p[:, 0], q[:, 0] = p[:, 0] % 3, np.where(kind[:, 0] == 0, p[:, 0] % 3, q[:, 0] % 3)
+    p, q = np.float32(p), np.float32(q)
+    return (p, q) if name == "dirichlet" else (*p.T, *q.T)
+
+
+@pytest.mark.parametrize(
+    "name", [*FAR, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWLY_FAR)]
+)
+def test_parameters_far_from_one(name):
+    """Never negative nor nan, 0 where p = q, and the same alone without most optimisations
+    and row by row, where XLA fuses it with what computes the parameters.
+    """
+    function, columns = getattr(parametric, name), far_from_one(name)
+
+    def within(scale, shift, *columns):
+        return function(*(x * scale + shift for x in columns)) + shift
+
+    alone = quick(function)(*columns)
+    axes = (None, None) + (0,) * len(columns)
+    fused = compiled(jax.vmap(within, axes))(np.float32(1), np.float32(0), *columns)
+    half = len(columns) // 2
+    same = [np.equal(x, y) for x, y in zip(columns[:half], columns[half:], strict=True)]
+    same = np.stack([x.all(-1) if x.ndim == 2 else x for x in same]).all(0)
+    assert same[::4].all()
+    for found in (alone, fused):
+        assert (found >= 0).all(), [x[~(found >= 0)][:3] for x in columns]
+        np.testing.assert_array_equal(found[same], 0)
+    np.testing.assert_allclose(fused, alone, 2 * FAR_BOUND, TINY["float32"])
+    for k in np.flatnonzero(~same):
+        row = tuple(x[k] for x in columns)
+        with mp.workdps(2 * DIGITS):
+            true = parametric_oracles.kl(name, row)
+            if 1e-30 < true < 3e38:
+                error = abs(mp.mpf(float(fused[k])) - true) / true
+                assert error <= FAR_BOUND, (row, fused[k], true)
+
+
+@pytest.mark.parametrize(
+    "name", ["laplace", *(pytest.param(name, marks=pytest.mark.slow) for name in MADE_FAR)]
+)
+def test_operations_one_at_a_time(name):
+    """Where no product and sum are contracted into one rounding."""
+    function = getattr(parametric, name)
+    columns = [x[:12] for x in far_from_one(name)]
+    together = compiled(function)(*columns)
+    with jax.disable_jit():
+        apart = np.asarray(function(*columns))
+    assert (apart >= 0).all()
+    np.testing.assert_array_equal(apart[::4], 0)
+    np.testing.assert_allclose(apart, together, 2 * FAR_BOUND, TINY["float32"])
+
+
+LOPSIDED = (
+    *((9e5, 0.37, 9e5, 0.5), (5e5, 1e-3, 5e5, 1e-3), (2e-3, 1.5, 2.1e-3, 1.5)),
+    *((1e-3, 20.0, 5.0, 1e4), (0.02, 1400.0, 6e4, 2e-3), (50.0, 1e-2, 70.0, 0.03)),
+)
+
+
+def test_second_derivatives_of_lopsided_betas():
+    """In one concentration of q twice: trigamma less that of the sum, where they cancel."""
+    hessian = second_derivatives("beta")(*stacked(list(LOPSIDED), "float32", FEW))
+    for k, row in enumerate(LOPSIDED):
+        with mp.workdps(DIGITS):
+            q = [mp.mpf(float(np.float32(x))) for x in row[2:]]
+            true = [float(mp.psi(1, x) - mp.psi(1, mp.fsum(q))) for x in q]
+        found = [hessian[i][i][k] for i in (2, 3)]
+        np.testing.assert_allclose(found, true, rtol=SECOND_BOUND["float32"])
 
 
 # --- transformations ---------------------------------------------------------------------

@@ -23,14 +23,19 @@ from jax.scipy.special import i0e as bessel_i0e
 from jax.scipy.special import i1e as bessel_i1e
 
 from kl_jax._arithmetic import clamp_max, jitted_custom_jvp, polynomial, reciprocal, tangent
-from kl_jax._exponentials import expm1, log1p, phi
-from kl_jax.elementwise import atanh_series, generalized_kl_term, is_close, itakura_saito
+from kl_jax._exponentials import expm1, phi
+from kl_jax.elementwise import is_close, itakura_saito
 
 
 class Convex(NamedTuple):
-    """A convex function f, by what `bregman` needs of it: each a function of arrays."""
+    """A convex function f, by what `bregman` needs of it: each a function of arrays.
 
-    curvature: Callable[[Array], Array]  # f''
+    Curvatures are in units of the argument's scale, as f'' of about 1 / x^2 overflows where
+    x = 1e-20, and 0 times that is nan at x = y.
+    """
+
+    scale: Callable[[Array], Array]
+    scaled_curvature: Callable[[Array], Array]  # scale(x)^2 f''(x)
     is_near: Callable[[Array, Array, Array], Array]  # of x, y, x - y
     far: Callable[[Array, Array, Array], Array]  # f(x) - f(y) - f'(y) (x - y)
     far_slope: Callable[[Array, Array, Array], Array]  # f'(x) - f'(y)
@@ -57,20 +62,28 @@ def _gauss_legendre(n: int) -> list[tuple[float, float]]:
     return rule
 
 
-def _along_first(values: Sequence[float], x: Array) -> Array:
+def along_first(values: Sequence[float], x: Array) -> Array:
     """The numbers along a new first axis, beside `x`."""
     return jnp.asarray(values, x.dtype).reshape((-1,) + (1,) * x.ndim)
 
 
-def _between(
-    curvature: Callable[[Array], Array], y: Array, difference: Array
-) -> tuple[Array, Array]:
-    """The integrals of f''(y + t d) and of (1 - t) f''(y + t d) over t from 0 to 1. No term
-    is negative.
-    """
+def quadrature(y: Array) -> tuple[Array, Array]:
+    """Points and weights on [0, 1], beside `y`."""
     points, weights = zip(*_gauss_legendre(_POINTS[y.dtype]), strict=True)
-    t, w = _along_first(points, y), _along_first(weights, y)
-    terms = w * curvature(y[None] + t * difference[None])
+    return along_first(points, y), along_first(weights, y)
+
+
+def curvature_of(f: Convex, x: Array) -> Array:
+    return f.scaled_curvature(x) / f.scale(x) / f.scale(x)
+
+
+def _integrals(f: Convex, y: Array, difference: Array) -> tuple[Array, Array]:
+    """scale(y)^2 times the integrals of f''(y + t d) and of (1 - t) f''(y + t d) over t
+    from 0 to 1. No term is negative.
+    """
+    t, w = quadrature(y)
+    x = y[None] + t * difference[None]
+    terms = w * f.scaled_curvature(x) * jnp.square(f.scale(y)[None] / f.scale(x))
     return jnp.sum(terms, 0), jnp.sum((1 - t) * terms, 0)
 
 
@@ -82,7 +95,8 @@ def bregman(f: Convex, x: Array, y: Array, difference: Array) -> Array:
     """
     near = f.is_near(x, y, difference)
     d = jnp.where(near, difference, 0)
-    value = d * (d * _between(f.curvature, y, d)[1])
+    step = d / f.scale(y)
+    value = step * (step * _integrals(f, y, d)[1])
     return jnp.where(near, value, f.far(x, y, difference))
 
 
@@ -90,9 +104,10 @@ def _bregman_jvp(f, primals, tangents):
     x, y, difference = primals
     dx, dy, _ = tangents
     # An infinite difference is one where f'' is 0 or the result infinite: no change.
-    change = _difference(x, y, difference)
+    change = difference_of(x, y, difference)
     finite = jnp.where(jnp.isinf(difference), 0, change)
-    slopes = slope_difference(f, x, y, difference), -f.curvature(y) * finite
+    slope_y = -(f.scaled_curvature(y) / f.scale(y)) * (finite / f.scale(y))
+    slopes = slope_difference(f, x, y, difference), slope_y
     value = bregman(f, x, y, difference)
     return value, tangent(value, (slopes[0], dx), (slopes[1], dy))
 
@@ -105,23 +120,22 @@ def slope_difference(f: Convex, x: Array, y: Array, difference: Array) -> Array:
     """f'(x) - f'(y), likewise."""
     near = f.is_near(x, y, difference)
     d = jnp.where(near, difference, 0)
-    return jnp.where(
-        near, d * _between(f.curvature, y, d)[0], f.far_slope(x, y, difference)
-    )
+    value = d / f.scale(y) * (_integrals(f, y, d)[0] / f.scale(y))
+    return jnp.where(near, value, f.far_slope(x, y, difference))
 
 
 def _slope_difference_jvp(f, primals, tangents):
     x, y, difference = primals
     dx, dy, _ = tangents
     value = slope_difference(f, x, y, difference)
-    return value, tangent(value, (f.curvature(x), dx), (-f.curvature(y), dy))
+    return value, tangent(value, (curvature_of(f, x), dx), (-curvature_of(f, y), dy))
 
 
 slope_difference.defjvp(_slope_difference_jvp, symbolic_zeros=True)
 
 
 @jitted_custom_jvp
-def _difference(x: Array, y: Array, difference: Array) -> Array:
+def difference_of(x: Array, y: Array, difference: Array) -> Array:
     """The difference as given, with the derivatives of x - y."""
     return difference
 
@@ -130,13 +144,13 @@ def _difference_jvp(primals, tangents):
     x, _, difference = primals
     dx, dy, _ = tangents
     one = jnp.ones_like(x)
-    return _difference(*primals), tangent(difference, (one, dx), (-one, dy))
+    return difference_of(*primals), tangent(difference, (one, dx), (-one, dy))
 
 
-_difference.defjvp(_difference_jvp, symbolic_zeros=True)
+difference_of.defjvp(_difference_jvp, symbolic_zeros=True)
 
 
-def _is_within_ratio_4(x: Array, y: Array, difference: Array) -> Array:
+def is_within_ratio_4(x: Array, y: Array, difference: Array) -> Array:
     return is_close(x, y)
 
 
@@ -144,80 +158,14 @@ def _is_within_4(x: Array, y: Array, difference: Array) -> Array:
     return jnp.abs(difference) < 4
 
 
-# Stirling's remainder R, log Gamma(x) = (x - 1/2) log x - x + log(2 pi) / 2 + R(x), is
-# shifted to where its asymptotic series holds by R(x) = rho(x) + R(x + 1), in which
-#
-#     rho(x) = (x + 1/2) log(1 + 1/x) - 1 = s^2 c(s^2),    s = 1 / (2x + 1),
-#     rho''(x) = 1 / (2 x^2 (x + 1)^2):
-#
-# no term is negative. Steps and terms; what is left out is below 3e-8 and 2e-17 of R''.
-_STIRLING = {jnp.dtype("float32"): (8, 5), jnp.dtype("float64"): (16, 9)}
-
-
 @functools.cache
-def _bernoulli_numbers(n: int) -> list[Fraction]:
+def bernoulli_numbers(n: int) -> list[Fraction]:
     """The Bernoulli numbers B_2, B_4, ..., B_2n."""
     numbers = [Fraction(1)]
     for m in range(1, 2 * n + 1):
         terms = (math.comb(m + 1, k) * numbers[k] for k in range(m))
         numbers.append(-sum(terms, Fraction(0)) / (m + 1))
     return numbers[2::2]
-
-
-def _stirling(derivative: int, x: Array) -> Array:
-    """R, R' or R'' of x > 0, the derivative of that number."""
-    steps, terms = _STIRLING[x.dtype]
-    inverse = reciprocal(x + steps)
-    series = []
-    for k, b in enumerate(_bernoulli_numbers(terms), start=1):
-        # The term of R is b / (2k (2k - 1)) x^(1 - 2k).
-        factor = {0: Fraction(1, 2 * k * (2 * k - 1)), 1: Fraction(-1, 2 * k), 2: 1}[
-            derivative
-        ]
-        series.append(float(b * factor))
-    rest = inverse ** (derivative + 1) * polynomial(series, inverse * inverse)
-    z = x[None] + _along_first([float(k) for k in range(steps)], x)
-    return rest + jnp.sum(_stirling_step(derivative, z), 0)
-
-
-def _stirling_step(derivative: int, x: Array) -> Array:
-    """Rho, rho' or rho'' of x > 0."""
-    if derivative == 2:
-        return jnp.square(reciprocal(x) * reciprocal(x + 1)) / 2
-    s = reciprocal(2 * x + 1)
-    square = s * s
-    c = atanh_series(square)
-    # The series of c holds to s = 0.6, x = 1/3; below, the logarithm does not cancel.
-    logarithm = log1p(x) - jnp.log(x)
-    if derivative == 0:
-        return jnp.where(x > 1 / 3, square * c, (x + 0.5) * logarithm - 1)
-    series = 2 * s * square * (c - reciprocal(1 - square))
-    return jnp.where(x > 1 / 3, series, logarithm - (x + 0.5) / (x * (x + 1)))
-
-
-def _stirling_far(x: Array, y: Array, difference: Array) -> Array:
-    return (_stirling(0, x) - _stirling(0, y)) - _stirling(1, y) * difference
-
-
-def _stirling_far_slope(x: Array, y: Array, difference: Array) -> Array:
-    return _stirling(1, x) - _stirling(1, y)
-
-
-STIRLING = Convex(
-    functools.partial(_stirling, 2), _is_within_ratio_4, _stirling_far, _stirling_far_slope
-)
-
-
-def log_gamma_bregman(x: Array, y: Array, difference: Array) -> Array:
-    """log Gamma(x) - log Gamma(y) - digamma(y) (x - y) >= 0 for x, y > 0.
-
-    The sum of those of x log x - x, of -log(x) / 2 and of Stirling's remainder.
-    """
-    return (
-        generalized_kl_term(x, y, difference)
-        + itakura_saito(x, y, difference) / 2
-        + bregman(STIRLING, x, y, difference)
-    )
 
 
 # With x = k^2 / 4 and b_j = (2j)! / j!^4, the logarithm f of the Bessel function I_0 has
@@ -271,7 +219,7 @@ def _bessel_gap(k: Array) -> Array:
     # From a quarter of the bound on by the integral up to it: 1 - A would amplify the
     # error of A up to 30 times.
     start = jnp.maximum(k, bound / 4)
-    added = (end - start) * _between(_log_bessel_curvature, start, end - start)[0]
+    added = (end - start) * _integrals(LOG_BESSEL, start, end - start)[0]
     return jnp.where(k < bound / 4, 1 - bessel_ratio(k), outside + added)
 
 
@@ -290,7 +238,11 @@ def _log_bessel_far_slope(x: Array, y: Array, difference: Array) -> Array:
 
 
 LOG_BESSEL = Convex(
-    _log_bessel_curvature, _log_bessel_near, _log_bessel_far, _log_bessel_far_slope
+    jnp.ones_like,
+    _log_bessel_curvature,
+    _log_bessel_near,
+    _log_bessel_far,
+    _log_bessel_far_slope,
 )
 
 
@@ -310,7 +262,7 @@ _EXPONENTIAL_TERMS = {jnp.dtype("float32"): 12, jnp.dtype("float64"): 26}
 
 def _normalizer_series(x: Array) -> list[float]:
     """Of f'(x) - 1/2, the factors of x, x^3, ..."""
-    numbers = _bernoulli_numbers(_EXPONENTIAL_TERMS[x.dtype])
+    numbers = bernoulli_numbers(_EXPONENTIAL_TERMS[x.dtype])
     return [float(b / math.factorial(2 * k)) for k, b in enumerate(numbers, start=1)]
 
 
@@ -368,7 +320,11 @@ def _normalizer_far_slope(x: Array, y: Array, difference: Array) -> Array:
 
 
 EXPONENTIAL_NORMALIZER = Convex(
-    _normalizer_curvature, _is_within_4, _normalizer_far, _normalizer_far_slope
+    jnp.ones_like,
+    _normalizer_curvature,
+    _is_within_4,
+    _normalizer_far,
+    _normalizer_far_slope,
 )
 
 
@@ -397,7 +353,9 @@ def _softplus_far_slope(x: Array, y: Array, difference: Array) -> Array:
     return jnp.where(x + y < 0, below, above)
 
 
-SOFTPLUS = Convex(_softplus_curvature, _is_within_4, _softplus_far, _softplus_far_slope)
+SOFTPLUS = Convex(
+    jnp.ones_like, _softplus_curvature, _is_within_4, _softplus_far, _softplus_far_slope
+)
 
 
 # --- two more terms -------------------------------------------------------------------

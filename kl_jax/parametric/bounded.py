@@ -7,7 +7,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import _contracts
-from kl_jax._arithmetic import divide, sum_last, two_prod
+from kl_jax._arithmetic import divide, power_of_2_near, sum_last, two_prod
 from kl_jax._exponentials import log1p
 from kl_jax.elementwise import (
     generalized_kl_term,
@@ -18,10 +18,10 @@ from kl_jax.elementwise import (
 from kl_jax.parametric._convex import (
     EXPONENTIAL_NORMALIZER,
     LOG_BESSEL,
-    STIRLING,
     bessel_ratio,
     bregman,
 )
+from kl_jax.parametric._stirling import stirling_excess
 from kl_jax.parametric.domain import (
     above_low,
     arrays,
@@ -48,37 +48,62 @@ def uniform(
 
 
 def _dirichlet(a: Array, b: Array) -> Array:
-    """Over the last axis. The sums are one more outcome, which counts -1."""
-    nothing = jnp.zeros_like(a)
-    (total_a, error_a), (total_b, error_b) = sum_last(a, nothing), sum_last(b, nothing)
-    sum_a, sum_b = jnp.sum(a, -1, keepdims=True), jnp.sum(b, -1, keepdims=True)
-    change_of_sum = (total_b - total_a) + (error_b - error_a)
-    x, y, difference = (
-        jnp.concatenate(pair, -1)
-        for pair in ((b, sum_b), (a, sum_a), (b - a, change_of_sum))
+    """Over the first axis. The sums A and B are one more outcome, which counts -1.
+
+    Where one outcome, the first, has nearly all its terms and those of the sums nearly
+    cancel: they are taken together, as functions of it and of the rest, A - a_1. With the
+    share s = b - a B / A and e = (B / A) / (b_1 / a_1) - 1 = sum of s / b_1,
+
+        G(b_1, a_1 B / A) = b_1 S(1 + e, 1),
+        S(b_1, a_1) - S(B, A) = -S(1 + e, 1) - (b_1 / a_1 - 1) e.
+    """
+    # In units of which the products neither overflow nor underflow.
+    a_unit, b_unit = (
+        lax.stop_gradient(power_of_2_near(jnp.max(x, 0, keepdims=True))) for x in (a, b)
     )
-    remainders = bregman(STIRLING, x, y, difference)
-    logs = itakura_saito(x, y, difference) / 2
+    p, q = a / a_unit, b / b_unit
+    (total_p, error_p), (total_q, error_q) = _two_word_sum(p), _two_word_sum(q)
+    # q - p Q / P, which is 0 for proportional a and b however different. Every difference
+    # is one of exact products, or has a small factor that is 0 at p = q: in a fusion
+    # x y - z w is rounded once less, and then not 0 where the two products agree.
+    one, other = two_prod(q, total_p), two_prod(p, total_q)
+    rest = (one[1] - other[1]) + ((q - p) * error_p + p * (error_p - error_q))
+    share = lax.stop_gradient(((one[0] - other[0]) + rest) / total_p)
 
-    # b - a B / A, which is 0 for proportional a and b however different.
-    one, other = two_prod(b, total_a), two_prod(a, total_b)
-    rest = (one[1] - other[1]) + ((b - a) * error_a + a * (error_a - error_b))
-    share = lax.stop_gradient(((one[0] - other[0]) + rest) / total_a)
-    ratio = divide(sum_b, sum_a)
-    terms = generalized_kl_term(b, a * ratio, share) + remainders[..., :-1]
+    # Most of b, for the derivatives, and of two that have as much of b most of a.
+    first = jnp.argmax(q * p ** (1 / 16), 0, keepdims=True)
+    is_first = lax.broadcasted_iota(first.dtype, a.shape, 0) == first
+    a1, b1 = (_sum(jnp.where(is_first, x, 0)) for x in (a, b))
+    share = jnp.where(is_first, 0, share)
+    a_rest, b_rest = (_sum(jnp.where(is_first, 0, x)) for x in (a, b))
 
-    # Where one outcome has nearly all, its S and that of the sums nearly cancel: with
-    # 1 + e = (B / A) / (b / a) the second is the first, + S(1 + e, 1) + (b / a - 1) e.
-    first = jnp.argmax(a, -1, keepdims=True)
-    a1, b1, share1, log1 = (jnp.take_along_axis(z, first, -1) for z in (a, b, share, logs))
-    e = divide(ratio, divide(b1, a1))
-    exact = -share1 / lax.stop_gradient(b1)
-    small = e - lax.stop_gradient(e) + exact
-    close = itakura_saito(e, jnp.ones_like(e), exact) - relative_difference(b1, a1) * small
-    apart = jnp.where(jnp.abs(exact) < 0.5, close / 2, logs[..., -1:] - log1)
-    is_first = lax.broadcasted_iota(first.dtype, a.shape, a.ndim - 1) == first
-    others = jnp.where(is_first, 0, logs[..., :-1])
-    return jnp.sum(terms + others, -1) - (apart + remainders[..., -1:])[..., 0]
+    # In units of B only where a B / A would underflow: elsewhere the result might.
+    proportional = p * divide(_sum(q), _sum(p))
+    unit = jnp.where(proportional * b_unit < 1e-30, b_unit, 1)
+    scale = b_unit / unit
+    terms = unit * generalized_kl_term(b / unit, proportional * scale, share * scale)
+
+    v, w = 1 + divide(b_rest, b1), 1 + divide(a_rest, a1)  # v / w = 1 + e
+    gap = lax.stop_gradient(_sum(share * b_unit) / b1 * w)
+    slack = itakura_saito(
+        *(jnp.where(is_first, x, y) for x, y in ((v, b), (w, a), (gap, b - a)))
+    )
+    others = terms + slack / 2
+    e = -relative_difference(v, w, gap)
+    first = (b1 - 0.5) * slack + relative_difference(b1, a1) * e / 2
+    value = jnp.sum(jnp.where(is_first, first, others), 0)
+    return value + stirling_excess(b, a, b - a, is_first)
+
+
+def _sum(x: Array) -> Array:
+    """Over the first axis, kept."""
+    return jnp.sum(x, 0, keepdims=True)
+
+
+def _two_word_sum(x: Array) -> tuple[Array, Array]:
+    x = jnp.moveaxis(x, 0, -1)
+    total, error = (jnp.moveaxis(z, -1, 0) for z in sum_last(x, jnp.zeros_like(x)))
+    return total, error
 
 
 @closed_form(of_vectors=True, concentration=positive)
@@ -96,7 +121,7 @@ def dirichlet(concentration_p: ArrayLike, concentration_q: ArrayLike) -> Array:
     a, b = arrays(concentration_p, concentration_q)
     _contracts.same_rows("parametric.dirichlet", concentration_p=a)
     _contracts.some_outcomes("parametric.dirichlet", a.shape, (a.ndim - 1,))
-    return _dirichlet(a, b)
+    return _dirichlet(jnp.moveaxis(a, -1, 0), jnp.moveaxis(b, -1, 0))
 
 
 @closed_form(concentration1=positive, concentration0=positive)
@@ -111,8 +136,8 @@ def beta(
     >>> round(beta(1.0, 2.0, 2.0, 2.0).item(), 4)
     0.4014
     """
-    a = jnp.stack([concentration1_p, concentration0_p], -1)
-    return _dirichlet(a, jnp.stack([concentration1_q, concentration0_q], -1))
+    a = jnp.stack([concentration1_p, concentration0_p])
+    return _dirichlet(a, jnp.stack([concentration1_q, concentration0_q]))
 
 
 @closed_form(probs=open_probability)

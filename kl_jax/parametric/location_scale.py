@@ -6,16 +6,24 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax._arithmetic import divide
+from kl_jax._arithmetic import clamp_max, divide
 from kl_jax._exponentials import expm1, log1p, phi
 from kl_jax.elementwise import itakura_saito, log_ratio, relative_difference
-from kl_jax.parametric._convex import log_gamma_bregman, phi_minus_abs
+from kl_jax.parametric._convex import phi_minus_abs
+from kl_jax.parametric._stirling import log_gamma_bregman
 from kl_jax.parametric.domain import arrays, closed_form, finite, number, positive
 
 
 def _scales(p: Array, q: Array) -> Array:
     """KL of two normal distributions of equal mean."""
     return itakura_saito(p, q) + jnp.square(relative_difference(p, q)) / 2
+
+
+def _finite(x: Array) -> Array:
+    """The largest number where it is more. Where a ratio of scales is inf, so is KL, and 0
+    times or inf minus that would be nan.
+    """
+    return clamp_max(x, float(jnp.finfo(x.dtype).max))
 
 
 def normals(m_p: Array, s_p: Array, m_q: Array, s_q: Array) -> Array:
@@ -89,7 +97,7 @@ def laplace(
     near = jnp.abs(d) < 4 * s_p
     t = divide(jnp.where(near, d, 0), s_p)
     apart = jnp.where(near, 4 * s_p, jnp.abs(d))
-    ratio = divide(s_p, s_q)
+    ratio = _finite(divide(s_p, s_q))
     decay = -divide(jnp.minimum(apart, 100 * s_p), s_p)  # e^-100 is nothing beside 1
     far = divide(apart, s_q) + ratio * expm1(decay)
     return itakura_saito(s_p, s_q) + jnp.where(near, ratio * phi_minus_abs(t), far)
@@ -127,13 +135,17 @@ def cauchy(
 _EULER = 0.5772156649015329
 
 
-def _extreme_values(ratio: Array, less_1: Array, shift: Array) -> Array:
-    """Of two Gumbel distributions, from scale_p / scale_q, that less 1, and the difference
-    of the locs over scale_q.
+def _extreme_values(x: Array, y: Array, shift: Array) -> Array:
+    """Of two Gumbel distributions, from numbers with the ratio r = x / y of their scales,
+    and the difference of the locs over scale_q.
+
+    With log Gamma(r) + C (r - 1) = S(r, 1) + B(1 + r, 2) of log Gamma, r may underflow.
     """
-    one = jnp.ones_like(ratio)
-    log_gamma = (1 - _EULER) * less_1 + log_gamma_bregman(1 + ratio, 2 * one, less_1)
-    return log_gamma_bregman(ratio, one, less_1) + phi(log_gamma - shift)
+    less_1 = _finite(-relative_difference(x, y))
+    ratio, one = _finite(divide(x, y)), jnp.ones_like(x)
+    log_gamma = log_gamma_bregman(1 + ratio, 2 * one, less_1)
+    exponent = ((1 - _EULER) * less_1 + log_gamma) - shift
+    return itakura_saito(x, y) + log_gamma + phi(exponent)
 
 
 @closed_form(loc=finite, scale=positive)
@@ -148,9 +160,7 @@ def gumbel(
     0.3657
     """
     m_p, s_p, m_q, s_q = arrays(loc_p, scale_p, loc_q, scale_q)
-    return _extreme_values(
-        divide(s_p, s_q), -relative_difference(s_p, s_q), divide(m_p - m_q, s_q)
-    )
+    return _extreme_values(s_p, s_q, divide(m_p - m_q, s_q))
 
 
 @closed_form(scale=positive, concentration=positive)
@@ -172,4 +182,4 @@ def weibull(
     """
     s_p, k_p, s_q, k_q = arrays(scale_p, concentration_p, scale_q, concentration_q)
     shift = k_q * log_ratio(s_q, s_p)
-    return _extreme_values(divide(k_q, k_p), -relative_difference(k_q, k_p), shift)
+    return _extreme_values(k_q, k_p, shift)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
-from kl_jax._arithmetic import divide, two_prod
+from kl_jax._arithmetic import divide, power_of_2_near, two_prod
 from kl_jax.elementwise import generalized_kl_term, itakura_saito, log_ratio
-from kl_jax.parametric._convex import STIRLING, bregman, log_gamma_bregman
+from kl_jax.parametric._convex import bregman
+from kl_jax.parametric._stirling import STIRLING, log_gamma_bregman
 from kl_jax.parametric.domain import arrays, closed_form, positive
 
 
@@ -23,15 +24,21 @@ def exponential(rate_p: ArrayLike, rate_q: ArrayLike) -> Array:
 
 
 def _gamma(a: Array, rate_p: Array, b: Array, rate_q: Array) -> Array:
+    # b and a t, t = rate_q / rate_p, in a unit in which neither they nor t overflow or
+    # underflow: t alone would at rates of 1e20 and 1e-20.
+    unit = lax.stop_gradient(power_of_2_near(jnp.sqrt(a) * jnp.sqrt(b)))
+    root = lax.stop_gradient(power_of_2_near(jnp.sqrt(rate_p) / jnp.sqrt(rate_q)))
+    x, y, rate = a / unit, b / unit * root, rate_q * root
     # Where the means agree b - a t is 0 while a and b differ: it takes a t exactly, with
-    # t = rate_q / rate_p and what its rounding left.
-    ratio = divide(rate_q, rate_p)
+    # t and what its rounding left. All products are exact, or second order as x * left:
+    # in a fusion, where x y - z is rounded once, it is the same but for that.
+    ratio = divide(rate, rate_p)
     product, error = two_prod(ratio, rate_p)
-    left = divide((rate_q - product) - error, rate_p)
-    high, low = two_prod(a, ratio)
-    difference = ((b - high) - low) - a * left
+    left = divide((rate - product) - error, rate_p)
+    high, low = two_prod(x, ratio)
+    difference = ((y - high) - low) - x * left
     return (
-        generalized_kl_term(b, a * ratio, difference)
+        unit / root * generalized_kl_term(y, x * ratio, difference)
         + itakura_saito(b, a) / 2
         + bregman(STIRLING, b, a, b - a)
     )
