@@ -171,6 +171,21 @@ def inside(
 
 
 @_when_checked
+def no_shared_points(function: str, name: str, x: Array, other: str, y: ArrayLike) -> None:
+    """Samples of two distributions, drawn apart; row by row, in little memory."""
+
+    def distance(point: Array) -> Array:
+        return jnp.min(jnp.max(jnp.abs(point[None] - y), -1))
+
+    nearest = lax.map(distance, x, batch_size=64)
+    expected = (
+        "be > 0, for samples drawn apart: shared points give a number below KL, about -1 "
+        "for a data set and itself; for data of few values write kl_from_counts"
+    )
+    _refuse(function, f"the distance of {name} to {other}", nearest, nearest == 0, expected)
+
+
+@_when_checked
 def probabilities(
     function: str,
     name: str,

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from kl_jax import _keywords
 from kl_jax._arithmetic import result_dtype
 
 AxisName = Hashable  # a name, a tuple of names, or None
@@ -226,16 +227,54 @@ def _operand(function: str, name: str, x: Any) -> Any:
     return x
 
 
-def limits(function: str, **arguments: Any) -> list[Array]:
-    """Numbers or 0-d arrays, in the dtype of the arrays among them."""
-    arrays = numbers(function, **arguments)
-    for name, array in zip(arguments, arrays, strict=True):
-        if array.ndim:
+def limits(function: str, points: Sequence[Any] = (), **arguments: Any) -> list[Array]:
+    """Numbers or 0-d arrays, and the points that `points` has let pass, in the dtype of the
+    arrays among them.
+    """
+    one_axis = len(points) == 1 and jnp.ndim(points[0])
+    inner = {"points" if one_axis else f"points[{i}]": x for i, x in enumerate(points)}
+    arrays = numbers(function, **arguments, **inner)
+    for name, array in zip([*arguments, *inner], arrays, strict=True):
+        if array.ndim and name != "points":
             raise ValueError(
                 f"{function}: {name} must be a number or a 0-d array, "
                 f"found shape {array.shape}."
             )
     return arrays
+
+
+def points(function: str, value: Any) -> list[Any]:
+    """Numbers inside an interval, as operands of a compiled function: a list of scalars, or
+    of one array [points].
+    """
+    if isinstance(value, (list, tuple)):
+        names = {f"points[{i}]": x for i, x in enumerate(value)}
+        return operands(function, **names)
+    (found,) = operands(function, points=value)
+    if jnp.ndim(found) != 1:
+        raise ValueError(
+            f"{function}: points must be a sequence of numbers or an array with one axis, "
+            f"found shape {jnp.shape(found)}."
+        )
+    return [found]
+
+
+def traceable(function: str, name: str, fun: Callable[..., Any], x: Any) -> Any:
+    """The result of a function of a scalar that JAX traces."""
+    try:
+        return fun(x)
+    except (
+        jax.errors.ConcretizationTypeError,
+        jax.errors.NonConcreteBooleanIndexError,
+        jax.errors.TracerArrayConversionError,
+        jax.errors.TracerIntegerConversionError,
+    ) as error:
+        raise TypeError(
+            f"{function}: {name} must be a function that JAX can trace, found one that "
+            f"asks for the value of its argument ({type(error).__name__}), as those of "
+            "NumPy, SciPy and math do. Write it with jax.numpy: in place of scipy.stats, "
+            "jax.scipy.stats."
+        ) from error
 
 
 def equal_shapes(function: str, **arguments: Array) -> None:
@@ -428,19 +467,6 @@ def weights(function: str, weights: Any, values: Array) -> Array:
     return array.astype(values.dtype)
 
 
-def choice(function: str, name: str, value: Any, choices: Sequence[str]) -> None:
-    """A keyword that takes one of a few strings."""
-    if not isinstance(value, str) or value not in choices:
-        expected = ", ".join(repr(c) for c in choices)
-        raise ValueError(f"{function}: {name} must be one of {expected}, found {value!r}.")
-
-
-def flag(function: str, name: str, value: Any) -> None:
-    """A keyword that takes a Python bool, known while tracing."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{function}: {name} must be a bool, found {value!r}.")
-
-
 def temperature(function: str, value: Any) -> Any:
     """A finite number > 0, or a 0-d floating array whose value is not looked at."""
     if isinstance(value, (Array, np.ndarray)):
@@ -452,39 +478,7 @@ def temperature(function: str, value: Any) -> Any:
                 f"found shape {array.shape}."
             )
         return array
-    return positive_number(function, "temperature", value)
-
-
-def _number(function: str, name: str, value: Any) -> None:
-    real = (int, float, np.integer, np.floating)
-    if isinstance(value, bool) or not isinstance(value, real):
-        raise TypeError(f"{function}: {name} must be a number, found {value!r}.")
-
-
-def real_number(function: str, name: str, value: Any) -> float:
-    """A keyword that takes any Python number, nan and inf too, known while tracing."""
-    _number(function, name, value)
-    return float(value)
-
-
-def positive_number(function: str, name: str, value: Any) -> float:
-    """A keyword that takes a Python number > 0, known while tracing."""
-    _number(function, name, value)
-    float32 = np.finfo(np.float32)
-    if not float(float32.smallest_normal) <= value <= float(float32.max):
-        raise ValueError(
-            f"{function}: {name} must be finite and > 0 in float32, found {value!r}."
-        )
-    return float(value)
-
-
-def positive_integer(function: str, name: str, value: Any) -> int:
-    """A keyword that takes a Python integer > 0, known while tracing."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{function}: {name} must be an integer, found {value!r}.")
-    if value <= 0:
-        raise ValueError(f"{function}: {name} must be > 0, found {value!r}.")
-    return int(value)
+    return _keywords.positive_number(function, "temperature", value)
 
 
 def pseudocount(function: str, value: Any, counts: Array) -> Any:
@@ -494,27 +488,9 @@ def pseudocount(function: str, value: Any, counts: Array) -> Any:
         if array.ndim:
             shape(function, "pseudocount", array, counts.shape[-1:])
         return array
-    _number(function, "pseudocount", value)
+    _keywords.number(function, "pseudocount", value)
     if not 0 <= value <= float(np.finfo(np.float32).max):
         raise ValueError(
             f"{function}: pseudocount must be finite and >= 0 in float32, found {value!r}."
         )
-    return float(value)
-
-
-def nodes(function: str, value: Any, least: int) -> int:
-    """The number of quadrature nodes: odd, so that every second node is a rule again."""
-    value = positive_integer(function, "order", value)
-    if value < least or not value % 2:
-        raise ValueError(
-            f"{function}: order must be odd and at least {least}, found {value!r}."
-        )
-    return value
-
-
-def fraction(function: str, name: str, value: Any) -> float:
-    """A keyword that takes a Python number of [0, 1], known while tracing."""
-    _number(function, name, value)
-    if not 0 <= value <= 1:
-        raise ValueError(f"{function}: {name} must be in [0, 1], found {value!r}.")
     return float(value)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax import _checks, _contracts
+from kl_jax import _checks, _contracts, _keywords
 from kl_jax._arithmetic import root
 from kl_jax._blocks import OutcomeTerms, log_mass, sum_of, sum_outcomes, summary
 from kl_jax._contracts import AxisName
@@ -219,7 +219,7 @@ def jensen_shannon_divergence(
     Source: Lin, "Divergence measures based on the Shannon entropy" (1991).
     """
     name = "jensen_shannon_divergence"
-    beta = _contracts.fraction(name, "beta", beta)
+    beta = _keywords.fraction(name, "beta", beta)
     return _divergence(
         name, _jensen_shannon, logits_p, logits_q, axis, where, axis_name, beta
     )
@@ -318,7 +318,7 @@ def skew_kl_divergence(
     analysis" (2001); for distillation Ko et al., "DistiLLM" (2024).
     """
     name = "skew_kl_divergence"
-    skew = _contracts.fraction(name, "skew", skew)
+    skew = _keywords.fraction(name, "skew", skew)
     if not skew:
         return _divergence(name, _kl, logits_p, logits_q, axis, where, axis_name)
     return _divergence(name, _skew, logits_p, logits_q, axis, where, axis_name, skew)
@@ -371,7 +371,7 @@ def renyi_divergence(
     "Renyi divergence and Kullback-Leibler divergence" (2014).
     """
     name = "renyi_divergence"
-    order = _contracts.positive_number(name, "order", order)
+    order = _keywords.positive_number(name, "order", order)
     if order == 1:
         return _divergence(name, _kl, logits_p, logits_q, axis, where, axis_name)
     return _divergence(name, _renyi, logits_p, logits_q, axis, where, axis_name, order)

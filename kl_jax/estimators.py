@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from kl_jax import _checks, _contracts
+from kl_jax import _checks, _contracts, _keywords
 from kl_jax._arithmetic import jitted_custom_jvp, power_of_2_near, tangent
 from kl_jax._exponentials import expm1, phi
 from kl_jax.elementwise import log_ratio
@@ -109,8 +109,8 @@ def kl_estimate(
     name = "kl_estimate"
     log_p, log_q = _contracts.floats(name, log_p=log_p, log_q=log_q)
     _contracts.equal_shapes(name, log_p=log_p, log_q=log_q)
-    _contracts.choice(name, "estimator", estimator, ("k1", "k2", "k3"))
-    _contracts.flag(name, "reparameterized", reparameterized)
+    _keywords.choice(name, "estimator", estimator, ("k1", "k2", "k3"))
+    _keywords.flag(name, "reparameterized", reparameterized)
     _checks.logits(name, "log_p", log_p)
     _checks.logits(name, "log_q", log_q)
     return _kl_estimate(estimator, reparameterized, log_p, log_q)
@@ -166,6 +166,12 @@ def kl_from_samples(x: ArrayLike, y: ArrayLike, *, k: int = 1) -> Array:
     y, and d the number of dimensions. It converges to KL(p || q) for densities, and is
     often negative where that is small. For large k it varies less and is biased more.
 
+    x and y must be drawn apart, and share no point. Of a data set and itself, of windows
+    that overlap, or of a part and the whole the value is negative, -1 for k = 1, and not
+    0: each shared point is the nearest neighbour of itself. `checked` refuses them.
+    Categories and other data of few values, which do share points, are counts:
+    `kl_from_counts`.
+
     Args:
       x: Samples of p, [n, d], with n > k.
       y: Samples of q, [m, d], with m >= k.
@@ -182,10 +188,13 @@ def kl_from_samples(x: ArrayLike, y: ArrayLike, *, k: int = 1) -> Array:
 
     Boundary: a sample with a distance of 0, as a duplicate has, contributes psi(l) -
       psi(l') + log(m / (n - 1)) instead: psi is the digamma function, l and l' count the
-      other x and the y within the larger of the two distances. So finite data give a
-      finite result, and data of few values one near the KL of their frequencies. Distances
-      below 1e-37 of the largest number count as 0 in float32, below 1e-307 in float64.
-      nan and inf give nan.
+      other x and the y within the larger of the two distances. Where rho = 0 and two or
+      more other x are at the very point, the larger of this and the same of the counts
+      there, l' taken as 1 if there is no y: at a value that only x has, all y may be at
+      one distance, as at 1 against 0. So finite data give a finite result, and data of few
+      values one near the KL of their frequencies, or, where that is inf, one that grows
+      as the logarithm of the number of samples. Distances below 1e-37 of the largest
+      number count as 0 in float32, below 1e-307 in float64. nan and inf give nan.
     Gradient: that of the distances, with the neighbours held fixed; a sample with a
       distance of 0 contributes 0.
     Error: of the formula, from the rounding of differences, d (d + 3) eps / 2 a term. Of
@@ -200,11 +209,12 @@ def kl_from_samples(x: ArrayLike, y: ArrayLike, *, k: int = 1) -> Array:
     via k-nearest-neighbor distances" (2009); for the one ball the estimator of variable k.
     """
     name = "kl_from_samples"
-    k = _contracts.positive_integer(name, "k", k)
+    k = _keywords.positive_integer(name, "k", k)
     x, y = _contracts.floats(name, x=x, y=y)
     _contracts.samples(name, k, x=x, y=y)
     _checks.all_finite(name, "x", x)
     _checks.all_finite(name, "y", y)
+    _checks.no_shared_points(name, "x", x, "y", y)
     return _from_samples(k, x, y)
 
 
@@ -229,6 +239,7 @@ def _from_samples(k: int, x: Array, y: Array) -> Array:
         _of_one_ball,
         lambda ball, *_: jnp.zeros_like(ball),
         ball,
+        rho == 0,
         points,
         others,
     )
@@ -266,13 +277,24 @@ def _neighbour(k: int, points: Array, others: Array, itself: Array) -> Array:
     return _by_row(of_one, points, itself)
 
 
-def _of_one_ball(ball: Array, x: Array, y: Array) -> Array:
-    """psi(l) - psi(l') of the numbers of other x and of y in a ball around each x."""
-    none = jnp.full((), len(y))
+def _of_one_ball(ball: Array, repeated: Array, x: Array, y: Array) -> Array:
+    """psi(l) - psi(l') of the numbers of other x and of y in a ball around each x, or at
+    the point itself if that is more.
+    """
+    none, psi = jnp.full((), len(y)), jax.scipy.special.digamma
 
-    def of_one(point: Array, ball: Array, itself: Array) -> Array:
-        of_x = jnp.sum(_distances(point, x, itself) <= ball, dtype=ball.dtype)
-        of_y = jnp.sum(_distances(point, y, none) <= ball, dtype=ball.dtype)
-        return jax.scipy.special.digamma(of_x) - jax.scipy.special.digamma(of_y)
+    def of_one(point: Array, ball: Array, repeated: Array, itself: Array) -> Array:
+        to_x, to_y = _distances(point, x, itself), _distances(point, y, none)
 
-    return _by_row(of_one, x, ball, jnp.arange(len(x)))
+        def counts(radius: ArrayLike) -> list[Array]:
+            return [jnp.sum(z <= radius, dtype=ball.dtype) for z in (to_x, to_y)]
+
+        of_x, of_y = counts(ball)
+        within = psi(of_x) - psi(of_y)
+        # Of data that have few values the ball may hold all x and all y, at values that
+        # they do not share. A single other x there may be an accident.
+        x_here, y_here = counts(0)
+        here = psi(jnp.maximum(x_here, 1)) - psi(jnp.maximum(y_here, 1))
+        return jnp.where(repeated & (x_here > 1), jnp.maximum(within, here), within)
+
+    return _by_row(of_one, x, ball, repeated, jnp.arange(len(x)))

@@ -18,7 +18,7 @@ from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from kl_jax import _checks, _contracts
+from kl_jax import _checks, _contracts, _keywords
 from kl_jax._arithmetic import jitted_custom_jvp, result_dtype
 from kl_jax._blocks import (
     block_tangent,
@@ -115,11 +115,11 @@ def linear_kl_divergence(
     bias_p = _checked_bias(name, "bias_p", bias_p, vocab)
     bias_q = _checked_bias(name, "bias_q", bias_q, vocab)
     if softcap_p is not None:
-        softcap_p = _contracts.positive_number(name, "softcap_p", softcap_p)
+        softcap_p = _keywords.positive_number(name, "softcap_p", softcap_p)
     if softcap_q is not None:
-        softcap_q = _contracts.positive_number(name, "softcap_q", softcap_q)
+        softcap_q = _keywords.positive_number(name, "softcap_q", softcap_q)
     if block is not None:
-        _contracts.positive_integer(name, "block", block)
+        _keywords.positive_integer(name, "block", block)
     _contracts.axis_name(name, axis_name)
     _checks.all_finite(name, "hidden_p", h_p)
     _checks.all_finite(name, "weights_p", w_p)

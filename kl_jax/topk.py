@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from kl_jax import _checks, _contracts
+from kl_jax import _checks, _contracts, _keywords
 from kl_jax._arithmetic import jitted_custom_jvp, sum_last
 from kl_jax._blocks import log_mass
 from kl_jax._contracts import AxisName
@@ -102,7 +102,7 @@ def topk_kl_divergence(
     _contracts.same_rows(name, topk_log_p=log_p, logits_q=logits)
     _contracts.some_outcomes(name, log_p.shape, (log_p.ndim - 1,))
     _contracts.some_outcomes(name, logits.shape, (logits.ndim - 1,))
-    _contracts.choice(name, "tail", tail, ("bucket", "renormalize", "drop"))
+    _keywords.choice(name, "tail", tail, ("bucket", "renormalize", "drop"))
     t = _contracts.temperature(name, temperature)
     if tail != "renormalize" and not (isinstance(t, float) and t == 1):
         raise ValueError(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax import _checks, _contracts, transforms
+from kl_jax import _checks, _contracts, _keywords, transforms
 from kl_jax.elementwise import rel_entr_of_log_q, rel_entr_of_logs
 
 __all__ = ["KLDivLoss", "kl_div"]
@@ -168,7 +168,7 @@ def _resolved(size_average: bool | None, reduce: bool | None, reduction: str) ->
     """One of "none", "batchmean", "sum", "mean"; warns its caller's caller."""
     if size_average is not None or reduce is not None:
         return _from_booleans(size_average, reduce, stacklevel=4)
-    _contracts.choice("kl_div", "reduction", reduction, get_args(Reduction))
+    _keywords.choice("kl_div", "reduction", reduction, get_args(Reduction))
     if reduction == "elementwise_mean":
         warnings.warn(
             "kl_div: reduction='elementwise_mean' is deprecated, write reduction='mean' "
@@ -189,7 +189,7 @@ def _resolved(size_average: bool | None, reduce: bool | None, reduction: str) ->
 
 
 def _kl_div(input: Any, target: Any, reduction: str, log_target: bool) -> Array:
-    _contracts.flag("kl_div", "log_target", log_target)
+    _keywords.flag("kl_div", "log_target", log_target)
     log_q, p = _contracts.floats("kl_div", input=input, target=target)
     _checks.no_nan("kl_div", "input", log_q)
     (_checks.no_nan if log_target else _checks.all_non_negative)("kl_div", "target", p)

@@ -49,7 +49,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from kl_jax import _checks, _contracts
+from kl_jax import _checks, _contracts, _keywords
 from kl_jax._arithmetic import result_dtype
 from kl_jax._contracts import AxisName
 from kl_jax._functions import (
@@ -281,7 +281,7 @@ def mean(
 
     Source: `jax.numpy.mean` and `jax.numpy.average`.
     """
-    empty = _contracts.real_number("mean", "empty", empty)
+    empty = _keywords.real_number("mean", "empty", empty)
     return _reduction("mean", fun, axis, axis_name, empty)
 
 

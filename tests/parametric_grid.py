@@ -13,6 +13,7 @@ PARAMETERS = {
     "poisson": ("positive",),
     "normal": ("loc", "positive"),
     "normal_standard": (),
+    "normal_log_variance": ("mean", "log variance"),
     "log_normal": ("loc", "positive"),
     "half_normal": ("positive",),
     "laplace": ("loc", "positive"),
@@ -83,8 +84,10 @@ def draw(name, rng, low=EVERYDAY[0], high=EVERYDAY[1]):
     for kind in reversed(PARAMETERS[name]):
         if kind == "probability":
             x = 1 / (1 + math.exp(-rng.uniform(-16, 16)))
-        elif kind == "logit":
+        elif kind in ("logit", "log variance"):
             x = rng.uniform(-16, 16)
+        elif kind == "mean":
+            x = 3 * math.exp(found[0] / 2) * rng.normal()
         elif kind == "count":
             x = float(rng.choice((1, 2, 10, 1000, 10**6)))
         elif kind == "angle":
@@ -110,8 +113,10 @@ def moved(name, parameters, by, rng, which=None):
             step = 0.0
         if kind == "probability":
             y = x + step * x * (1 - x)
-        elif kind == "logit":
+        elif kind in ("logit", "log variance"):
             y = x + step
+        elif kind == "mean":
+            y = x + step * math.exp(parameters[-1] / 2)
         elif kind == "loc":
             y = x + step * parameters[-1]
         elif kind == "angle":
@@ -139,6 +144,8 @@ def ordinary(name, rng, low=EVERYDAY[0], high=EVERYDAY[1]):
             q[i] = min(p[i], q[i])
         if kind == "loc":
             q[i] = p[i] + p[-1] * sign(rng) * uniform(rng, 1e-4, 1e2)
+        if kind == "mean":
+            q[i] = p[i] + math.exp(p[-1] / 2) * sign(rng) * uniform(rng, 1e-4, 1e2)
     return p + tuple(q)
 
 
@@ -236,6 +243,21 @@ def locations(rng):
         yield "one location", (1.5, 0.7, 1.5, 0.7 * ratio)
 
 
+def log_variances(rng):
+    """Whose exponentials, or whose means' squares, leave the range of float32."""
+    for v in (-300.0, -80.0, 80.0, 300.0):
+        for by in (1e-3, 1.0, -40.0, 70.0):
+            yield "one mean", (0.3, v, 0.3, v + by)
+    yield "one mean", (0.3, 89.0, 0.3, 0.0)
+    for _ in range(4):  # the difference is rounded
+        yield "one mean", (0.3, rng.uniform(30, 45), 0.3, rng.uniform(-42, -30))
+    yield "small", (1e-30, -100.0, 0.0, -98.0)
+    yield "small", (1e-18, -160.0, 0.0, -158.0)
+    yield "large", (2e38, 190.0, -2e38, 101.0)
+    for v, by in ((-9.0, 1e-6), (-9.0, 1e-3), (-20.0, 0.5)):
+        yield "one mean", (0.0, v, 0.0, v - by)
+
+
 def locations_of_gumbel(rng):
     for _, (loc_p, scale_p, loc_q, scale_q) in locations(rng):
         if abs(loc_p - loc_q) <= 60 * scale_q:
@@ -302,6 +324,7 @@ EXTRA = {
     "binomial": counted,
     "geometric": probabilities,
     "normal": locations,
+    "normal_log_variance": log_variances,
     "log_normal": locations,
     "laplace": locations,
     "cauchy": locations,
@@ -441,6 +464,15 @@ def low_rank(apart, rng):
             yield f"one factor {strength}", (*p, loc + x, columns, diag * np.exp(y))
             q = rng.normal(size=size), rng.normal(size=(size, rank)), diag[::-1]
             yield f"everyday, factor {strength}", (*p, *q)
+            tight = loc, columns, uniform(rng, 1e-3, 1e-2, size) + 3 * (columns[:, 0] > 0)
+            standard = np.zeros(size), np.zeros((size, rank)), np.ones(size)
+            yield f"tight, factor {strength}", (*tight, *standard)
+            rotation = np.linalg.qr(rng.normal(size=(rank, rank)))[0]
+            order = rng.permutation(rank)
+            for by in apart[1:]:
+                z = columns * (1 + by * rng.uniform(-1, 1, (size, rank)))
+                yield f"rotated, apart {by}", (*p, loc, z @ rotation, diag)
+                yield f"permuted, apart {by}", (*tight, loc, -z[:, order], tight[2])
 
 
 VECTORS = {
@@ -473,8 +505,10 @@ def units(name, parameters):
         kind = PARAMETERS[name][i % half]
         if kind == "probability":
             found.append(v * (1 - v))
-        elif kind in ("logit", "count"):
+        elif kind in ("logit", "log variance", "count"):
             found.append(np.ones(()))
+        elif kind == "mean":
+            found.append(np.exp(x[half - 1] / 2))
         elif kind == "loc" or (name == "multivariate_normal_diag" and i % half == 0):
             found.append(x[half - 1])
         elif kind == "angle":

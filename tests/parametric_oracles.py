@@ -82,6 +82,11 @@ def normal_standard(mean, log_variance):
     return (mean**2 + mp.exp(log_variance) - 1 - log_variance) / 2
 
 
+def normal_log_variance(mean_p, log_variance_p, mean_q, log_variance_q):
+    roots = (mp.exp(v / 2) for v in (log_variance_p, log_variance_q))
+    return normal(mean_p, next(roots), mean_q, next(roots))
+
+
 def half_normal(scale_p, scale_q):
     return normal(0, scale_p, 0, scale_q)
 
@@ -363,6 +368,10 @@ def gradient_error(name, parameters, found, units):
 # name: (support, log of the density but for a constant)
 CONTINUOUS = {
     "normal": ((-mp.inf, 0, mp.inf), lambda x, m, s: -(((x - m) / s) ** 2) / 2),
+    "normal_log_variance": (
+        (-mp.inf, 0, mp.inf),
+        lambda x, m, v: -((x - m) ** 2) * mp.exp(-v) / 2,
+    ),
     "log_normal": (
         (0, 1, mp.inf),
         lambda x, m, s: -(((mp.log(x) - m) / s) ** 2) / 2 - mp.log(x),
@@ -388,6 +397,7 @@ CONTINUOUS = {
 
 POINTS = {
     "normal": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 1.125, 0.5)),
+    "normal_log_variance": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 1.125, -0.5)),
     "log_normal": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 1.125, 0.5)),
     "half_normal": ((1.5, 0.75), (0.5, 2.0)),
     "laplace": ((0.25, 1.5, 1.0, 0.75), (1.0, 0.5, 0.0, 2.0)),

@@ -516,6 +516,16 @@ def test_conditions(expected):
             "the diagonal of scale_tril_p must be > 0, found -3 at index (1,).",
         ),
         (
+            *(
+                "multivariate_normal",
+                (0.0, [[1.0, 0.0], [0.5, 1.0]], 0.0, [[1.0, 0.0], [0.0, 1.0]]),
+                (0.0, [[1.0, 0.0], [0.5, 1.0]], 0.0, [[4.0, 1.0], [1.0, 4.0]]),
+            ),
+            "scale_tril_q must be a Cholesky factor, 0 above its diagonal; for a "
+            "covariance matrix write jnp.linalg.cholesky(covariance), found 1 at index "
+            "(0, 1).",
+        ),
+        (
             *("dirichlet", ([[1.0, 2.0]] * 2, 1.0), ([[1.0, 2.0], [1.0, 0.0]], 1.0)),
             "concentration_p must be > 0, found 0 at index (1, 1).",
         ),

@@ -551,6 +551,13 @@ def test_densities():
     refused(TypeError, pattern, q=lambda x: jnp.int32(0))
     pattern = r"the result of log_q must have the shape of the result of log_p, \(\), found"
     refused(ValueError, pattern, q=lambda x: jnp.stack([x, x]))
+    pattern = "points must be a sequence of numbers or an array with one axis, found shape"
+    refused(ValueError, rf"{pattern} \(\)", points=0.5)
+    refused(ValueError, rf"{pattern} \(4, 3\)", points=A)
+    pattern = r"points\[1\] must be a number or a 0-d array, found shape \(3,\)"
+    refused(ValueError, pattern, points=[0.5, A[0]])
+    refused(TypeError, r"points\[0\] must be an", points=["1"])
+    refused(TypeError, "points must be an", points="1")
 
 
 # --- parametric ------------------------------------------------------------------
@@ -606,7 +613,7 @@ def test_parameters_of_vectors_and_matrices():
         (
             "multivariate_normal_diag",
             (0.0, 1.0, 0.0, 1.0),
-            "one of the parameters must have at least one axis",
+            "loc_p must have at least one axis",
         ),
         (
             "multivariate_normal",

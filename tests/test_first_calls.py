@@ -60,6 +60,9 @@ CALLS = {
     "kl_from_densities": call(
         kl_jax.kl_from_densities, narrow, wide, -1.0, jnp.inf, with_error=True
     ),
+    "kl_from_densities, points": call(
+        kl_jax.kl_from_densities, narrow, wide, -1.0, jnp.inf, points=[1, array(1)[0], 2.0]
+    ),
     "linear_kl_divergence": call(
         kl_jax.linear_kl_divergence, *HEADS, temperature=2.0, softcap_q=3.0, bias_p=array(9)
     ),
@@ -77,7 +80,7 @@ CALLS = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_first_call_compiles_at_most_3_programs(name):
-    given = 2 if name == "kl_from_densities" else 0  # the two densities
+    given = 2 if name.startswith("kl_from_densities") else 0  # the two densities
     with warnings.catch_warnings(), quickly(), compilations() as programs:
         warnings.simplefilter("ignore")
         CALLS[name]()

@@ -287,11 +287,16 @@ def test_low_rank_factors_rotated_against_each_other(dtype):
     value, slopes = both(np.zeros((200, 6), dtype))
     assert (value >= 0).all()
     np.testing.assert_array_equal(slopes, 0)
-    # Terms of the order of |V|^2 = 1e4 that cancel; 5e-5 seen in float32, 1e-13 in float64.
-    assert (value <= 1e4 * float(np.finfo(dtype).eps)).all()
+    # That of `turned`, of relative size eps: its square, times |V|^2 = 1e4. 1e-11 seen.
+    assert (value <= 1e4 * float(np.finfo(dtype).eps) ** 2).all()
     # Where the value is held at 0 the gradient is left as it is.
     _, slopes = both(np.full((200, 6), 1e-6, dtype))
     assert (np.abs(slopes).max(-1) > 0).all()
+    # Columns in another order, with other signs, are the same to the last bit.
+    total = lambda m: parametric.low_rank_multivariate_normal(
+        m, factor, diag, 0.0, factor[..., ::-1] * np.array([1, -1], dtype), diag
+    )
+    assert (quick(total)(np.zeros((200, 6), dtype)) == 0).all()
 
 
 # --- far from one ----------------------------------------------------------------------

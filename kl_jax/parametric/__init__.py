@@ -21,6 +21,7 @@ are those of x log x and of -log x.
 | `poisson` | rate | 1e-3 to 1e6 | 1.5 |
 | `normal` | loc, scale | 1e-3 to 1e6 | 2.7 |
 | `normal_standard` | mean, log_variance | log_variance -80 to 80 | 1.1 |
+| `normal_log_variance` | mean, log_variance | log_variance -300 to 300 | 2.5 |
 | `log_normal` | loc, scale | 1e-3 to 1e6 | 2.5 |
 | `half_normal` | scale | 1e-3 to 1e6 | 2.4 |
 | `laplace` | loc, scale | 1e-3 to 1e6 | 2.0 |
@@ -57,10 +58,12 @@ Gradient: of every order in every parameter; 0 at p = q, but for the ends of `un
 Error: relative at most 1e-6 in float32 and 1e-14 in float64 over the ranges of the table
   (tests/test_parametric.py), for p and q that differ by 1e-6 as for those far apart. More
   in `gumbel` and `weibull` (1e-5) whose e^w amplifies the error of w by w, in
-  `low_rank_multivariate_normal` (5e-6), and in `multivariate_normal` in proportion to the
-  condition number of q's factor (5e-5 at 1e3). Scalar concentrations, rates and
-  scales, and those of `dirichlet`, may be from 1e-20 to 1e12: no value is nan or negative,
-  p = q gives 0, jitted or not, and the error is at most 1e-5 of values above 1e-30.
+  `low_rank_multivariate_normal` (5e-6; 1e-5 for D of 1e-3 and factors of 30, and up to
+  1e-4 where D_p / D_q of 1e3 cancels, as of a standard normal p and a tight q), and in
+  `multivariate_normal` in proportion to the condition number of q's factor (5e-5 at 1e3).
+  Scalar concentrations, rates and scales, and those of `dirichlet`, may be from 1e-20 to
+  1e12: no value is nan or negative, p = q gives 0, jitted or not, and the error is at most
+  1e-5 of values above 1e-30.
   ULP: the worst of the float32 pairs of benchmarks/results/parametric.md; there are
   torch.distributions, TensorFlow Probability and NumPyro, too.
 
@@ -88,6 +91,7 @@ from kl_jax.parametric.location_scale import half_normal as half_normal
 from kl_jax.parametric.location_scale import laplace as laplace
 from kl_jax.parametric.location_scale import log_normal as log_normal
 from kl_jax.parametric.location_scale import normal as normal
+from kl_jax.parametric.location_scale import normal_log_variance as normal_log_variance
 from kl_jax.parametric.location_scale import normal_standard as normal_standard
 from kl_jax.parametric.location_scale import weibull as weibull
 from kl_jax.parametric.multivariate import (

@@ -119,7 +119,6 @@ def dirichlet(concentration_p: ArrayLike, concentration_q: ArrayLike) -> Array:
     0.8069
     """
     a, b = arrays(concentration_p, concentration_q)
-    _contracts.same_rows("parametric.dirichlet", concentration_p=a)
     _contracts.some_outcomes("parametric.dirichlet", a.shape, (a.ndim - 1,))
     return _dirichlet(jnp.moveaxis(a, -1, 0), jnp.moveaxis(b, -1, 0))
 

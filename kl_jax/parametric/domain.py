@@ -50,7 +50,18 @@ def above_low(function: str, name: str, parameters: Mapping[str, Array]) -> Arra
 
 
 def positive_diagonal(function: str, name: str, parameters: Mapping[str, Array]) -> Array:
-    """A triangular matrix, row by row."""
+    """A triangular matrix, row by row. `checked` refuses what is above its diagonal too: a
+    covariance matrix is more often the reason than a factor with something there.
+    """
+
+    def contains(x: Array) -> Array:
+        return (x == 0) | jnp.tril(jnp.ones_like(x, bool))
+
+    expected = (
+        "be a Cholesky factor, 0 above its diagonal; for a covariance matrix write "
+        "jnp.linalg.cholesky(covariance)"
+    )
+    _checks.inside(function, name, parameters[name], contains, expected)
     diagonal = jnp.diagonal(parameters[name], axis1=-2, axis2=-1)
     name = f"the diagonal of {name}"
     return positive(function, name, {name: diagonal})
@@ -84,6 +95,8 @@ def closed_form(
             named = dict(zip(names, given, strict=True))
             found = parameters(function, **named)
             named = dict(zip(names, found, strict=True))
+            if of_vectors:
+                _contracts.same_rows(function, **{names[0]: found[0]})
             conditions = [domain(function, name, named) for name, domain in of.items()]
             inside = functools.reduce(jnp.logical_and, conditions)
             inside = jnp.all(inside, -1) if of_vectors else inside

@@ -47,3 +47,6 @@ def keywords(a: Array, index: Array) -> None:
     assert_type(kl_from_densities(lambda x: -x, jnp.negative, 0, jnp.inf), Array)
     value, error = kl_from_densities(jnp.negative, jnp.negative, 0, 1, with_error=True)
     assert_type(value + error, Array)
+    points = kl_from_densities(jnp.negative, jnp.negative, 0, 1, points=[0.5, value])
+    assert_type(points, Array)
+    assert_type(kl_from_densities(jnp.sin, jnp.sin, 0, 1, points=jnp.ones(2)), Array)
