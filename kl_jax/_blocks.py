@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from kl_jax._arithmetic import jitted_custom_jvp, linear, two_sum
+from kl_jax._arithmetic import jitted_custom_jvp, linear, row_sum, two_sum
 from kl_jax._contracts import AxisName
 from kl_jax._exponentials import exp_of_sum, one_minus_exp
 from kl_jax._passes import (
@@ -163,7 +163,7 @@ outcome_terms.defjvp(_outcome_terms_jvp, symbolic_zeros=True)
 
 def sum_outcomes(axis_name: AxisName, x: Array) -> Array:
     """Sum over the last axis, and over the devices that share it."""
-    total = jnp.sum(x, -1)
+    total = row_sum(x)[..., 0]
     return total if axis_name is None else lax.psum(total, axis_name)
 
 

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from kl_jax._arithmetic import clamp_min, result_dtype, two_sum
+from kl_jax._arithmetic import clamp_min, result_dtype, row_sum, two_sum
 from kl_jax._exponentials import exp_of_sum, log1p, phi_series, phi_series_holds
 from kl_jax._sharding import is_spread
 
@@ -285,7 +285,7 @@ def _mode_by_chunk(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def sums_apart(x: Array, y: Array) -> tuple[Array, Array]:
-    return jnp.sum(x, -1, keepdims=True), jnp.sum(y, -1, keepdims=True)
+    return row_sum(x), row_sum(y)
 
 
 def _sums_in_pairs(x: Array, y: Array) -> tuple[Array, Array]:

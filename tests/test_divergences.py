@@ -87,14 +87,23 @@ def test_error_in_ulp(dtype):
             assert_within(BOUND, value(a, b), true, dtype)
 
 
-@pytest.mark.parametrize("size", [320, 1024])
-def test_error_in_ulp_of_rows_alone(size):
-    a, b = batch("float32", size)
-    a, b = a[::2], b[::2]
+@pytest.mark.parametrize("size", [320, 1000, 1024])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_error_in_ulp_of_few_rows(size, rows):
+    """Also where a mode of e^5 to e^22 stands before many small terms, as in a classifier
+    that is sure: summed one after the other, they lose up to 15 ULP. Worst seen 4.
+    """
+    rng = np.random.default_rng(14)
+    a = rng.normal(size=(12, size))
+    a[:, size // 3] += np.linspace(5, 22, 12)
+    b = a + rng.normal(size=a.shape) * 10.0 ** -np.resize([0.0, 1, 2, 4], 12)[:, None]
+    peaked = np.float32([a, b])
+    a, b = np.concatenate([peaked, np.array(batch("float32", size))[:, ::3]], 1)
+    a, b = (x[: len(x) // 3 * 3] for x in (a, b))
     function = compiled(kl_divergence)
-    alone = [function(a[i : i + 1], b[i : i + 1]) for i in range(len(a))]
-    # XLA adds few long rows one term after the other: 14 ULP seen of 1024 outcomes.
-    assert_within(16.0 if size > 512 else BOUND, np.concatenate(alone), truth(a, b))
+    cuts = range(0, len(a), rows)
+    few = np.concatenate([function(a[i : i + rows], b[i : i + rows]) for i in cuts])
+    assert_within(BOUND, few, truth(a, b))
 
 
 def test_half_precision_is_computed_in_float32():
