@@ -352,6 +352,11 @@ def test_a_difference_that_p_and_q_have_lost(name, dtype):
         assert oracles.worst(found, truth, dtype) <= 4.0
 
 
+def test_equal_subnormal_numbers_are_equal(dtype):
+    x = np.finfo(dtype).smallest_normal * np.array([0.9, 1e-3], dtype)
+    np.testing.assert_array_equal(quick(generalized_kl)(x, x), 0)
+
+
 def test_logits_of_probabilities(dtype):
     """log p with slopes 1 / p and -1 / p^2; at 0 none, so that divergences of rows with
     empty bins are differentiable in probabilities.
