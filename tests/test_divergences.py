@@ -816,7 +816,7 @@ def test_jensen_shannon_distance(dtype):
     row = DIVERGENCES["jensen_shannon 0.1"]
     function = functools.partial(jensen_shannon_distance, beta=0.1)
     distance = lambda x, y: mp.sqrt(oracles.divergence(row, x, y))
-    a, b = (x[:16] for x in batch(dtype, 33, seed=9))
+    a, b = (x[:8] for x in batch(dtype, 7, seed=9))
     value, slopes = quick(jax.vmap(jax.value_and_grad(function, (0, 1))))(a, b)
     for x, y, found, *gradients in zip(a, b, value, *slopes, strict=True):
         with mp.workdps(oracles.DIGITS):
