@@ -1362,7 +1362,7 @@ weights_not_divided
 The weights of a mixture are not divided by their sum.
 -return value - jnp.log(jnp.sum(w))
 +return value
-test_mixtures.py::test_the_mean_of_softmaxes[weights1-float32]
+test_mixtures.py::test_the_mean_of_softmaxes[float32-weights1]
 
 no_normaliser
 Logits are taken for log-probabilities.
