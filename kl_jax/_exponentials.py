@@ -295,7 +295,7 @@ _STEPS = 16
 
 
 @functools.cache
-def _step_parts(dtype: str, bits: int) -> tuple[float, ...]:
+def _step_parts(bits: int) -> tuple[float, ...]:
     """log(2) / 16 as three numbers, the first two of so many bits."""
     with decimal.localcontext(prec=80):
         rest, parts = decimal.Decimal(2).ln() / _STEPS, []
@@ -325,7 +325,7 @@ def exp_in_two_words(x: Array) -> tuple[Array, Array]:
     word does not underflow: above -60 and -650. It has no custom_jvp.
     """
     name = x.dtype.name
-    first, second, third = _step_parts(name, _PARTS[x.dtype])
+    first, second, third = _step_parts(_PARTS[x.dtype])
     bounded = jnp.maximum(x, jnp.finfo(x.dtype).minexp * 0.69)
     multiple = jnp.round(bounded * (1 / (first + second)))
     # The difference of the first is exact, too: it is of neighbours.
