@@ -7,7 +7,7 @@ there is nothing to fold.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -34,8 +34,8 @@ def result_dtype(*arrays: Array) -> Any:
     return jnp.float64 if double else jnp.float32
 
 
-def polynomial(coefficients: list[float], x: Array) -> Array:
-    total = jnp.full_like(x, coefficients[-1])
+def polynomial(coefficients: Sequence[ArrayLike], x: Array) -> Array:
+    total = jnp.broadcast_to(jnp.asarray(coefficients[-1], x.dtype), x.shape)
     for c in reversed(coefficients[:-1]):
         total = total * x + jnp.asarray(c, x.dtype)
     return total

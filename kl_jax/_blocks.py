@@ -22,7 +22,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from kl_jax._arithmetic import jitted_custom_jvp, linear, row_sum, two_sum
 from kl_jax._contracts import AxisName
-from kl_jax._exponentials import exp_of_sum, one_minus_exp
+from kl_jax._exponentials import exp_of_sum, powers_of
 from kl_jax._passes import (
     Block,
     block_of,
@@ -115,13 +115,16 @@ def outcome_terms(block: Block, logits_p: Array, logits_q: Array) -> OutcomeTerm
     size_q = jnp.where(empty | none, jnp.inf, mass_q)
     x, x_error = shifted(a, block.top)
     z, z_error = shifted(b, origin)
-    p, q = exp_of_sum(x, x_error) * (1 / size_p), exp_of_sum(z, z_error) * (1 / size_q)
     r = ((z - x) + (z_error - x_error)) - offset
-    # q (1 - e^-r) for r > 0, p (e^r - 1) else: neither cancels nor overflows.
+    # The smaller of p and q is the larger times e^-|r|, and the difference is the larger
+    # times 1 - e^-|r|, which neither cancels nor overflows: two exponentials for all three.
     up = r > 0
-    larger = exp_of_sum(jnp.where(up, z, x), jnp.where(up, z_error, x_error))
-    less = one_minus_exp(jnp.abs(r))
-    q_minus_p = larger * jnp.where(up, 1 / size_q, -1 / size_p) * less
+    exponent, error = jnp.where(up, z, x), jnp.where(up, z_error, x_error)
+    larger = exp_of_sum(exponent, error) * jnp.where(up, 1 / size_q, 1 / size_p)
+    powers = powers_of(jnp.abs(r))
+    smaller, change = larger * powers.ratio, larger * powers.less
+    p, q = jnp.where(up, smaller, larger), jnp.where(up, larger, smaller)
+    q_minus_p = jnp.where(up, change, -change)
     d = delta_of(a, b, block.top, block.anchor) - block.mean
     d = jnp.where(p > jnp.where(block.kl == jnp.inf, jnp.inf, 0), d, 0)
     # Half the range below the largest logit there is no mass.
@@ -134,14 +137,14 @@ def outcome_terms(block: Block, logits_p: Array, logits_q: Array) -> OutcomeTerm
     return OutcomeTerms(p, q, q_minus_p, r, d, log_p, log_q)
 
 
-def _instantiated(x: Array, t: Tangent) -> Array:
+def instantiated(x: Array, t: Tangent) -> Array:
     return jnp.zeros_like(x) if isinstance(t, SymbolicZero) else t
 
 
 def _outcome_terms_jvp(primals, tangents):
     block, a, b = primals
     dblock, da, db = tangents
-    dblock = Block(*map(_instantiated, block, dblock))
+    dblock = Block(*map(instantiated, block, dblock))
     x = outcome_terms(block, a, b)
 
     def change(t, shift, mass, dmass):
@@ -199,11 +202,18 @@ def summary(axis_name: AxisName, logits_p: Array, logits_q: Array) -> Block:
 def _summary_jvp(axis_name, primals, tangents):
     a, b = primals
     block = summary(axis_name, a, b)
+    return block, summary_tangent(axis_name, block, a, b, *tangents)
+
+
+summary.defjvp(_summary_jvp, symbolic_zeros=True)
+
+
+def summary_tangent(
+    axis_name: AxisName, block: Block, a: Array, b: Array, *tangents: Tangent
+) -> Block:
     total = functools.partial(sum_outcomes, axis_name)
 
-    # Reverse mode keeps the logits and the block, and computes the slopes when it needs
-    # them.
-    @functools.partial(jax.checkpoint, prevent_cse=False)
+    @rematerialized
     def change(block: Block, a: Array, b: Array) -> Block:
         x = outcome_terms(block, a, b)
         kl = total(kl_tangent(x, *tangents))
@@ -219,11 +229,16 @@ def _summary_jvp(axis_name, primals, tangents):
         masses = (total(y) for y in mass_tangents(x, da, db))
         return block_tangent(block, kl, *masses)._replace(top=top, anchor=anchor)
 
-    # The barrier keeps XLA from storing what value and slopes compute alike.
-    return block, change(lax.optimization_barrier(block), a, b)
+    return change(block, a, b)
 
 
-summary.defjvp(_summary_jvp, symbolic_zeros=True)
+def rematerialized(change: Callable[..., Any]) -> Callable[..., Any]:
+    """`change(rows, *arrays)` of numbers of rows and of logits: reverse mode keeps those,
+    and computes the slopes when it needs them. The barrier keeps XLA from storing what
+    value and slopes compute alike.
+    """
+    keeping = jax.checkpoint(change, prevent_cse=False)
+    return lambda rows, *arrays: keeping(lax.optimization_barrier(rows), *arrays)
 
 
 def log_mass(axis_name: AxisName, logits: Array) -> Array:
@@ -233,26 +248,10 @@ def log_mass(axis_name: AxisName, logits: Array) -> Array:
     top = lax.stop_gradient(jnp.max(logits, -1))
     top = top if axis_name is None else lax.pmax(top, axis_name)
     top = jnp.where(jnp.isfinite(top), top, 0)
-    mass = sum_outcomes(axis_name, jnp.exp(logits - top[..., None]))
+    return log_of_mass(top, sum_outcomes(axis_name, jnp.exp(logits - top[..., None])))
+
+
+def log_of_mass(top: Array, mass: Array) -> Array:
+    """log(e^top mass)."""
     none = mass == 0
     return jnp.where(none, -jnp.inf, top + jnp.log(jnp.where(none, 1, mass)))
-
-
-def sum_of(generator: Callable[..., Array]) -> Callable[..., Array]:
-    """`generator(*parameters, terms, axis_name)`, a sum over the outcomes, as a function
-    `of_rows(*parameters, axis_name, a, b)`. JAX differentiates it as it stands, by the
-    rules of `summary`, `outcome_terms` and the elementwise functions in it.
-    """
-
-    @functools.wraps(generator)
-    def of_rows(*args: Any) -> Array:
-        *parameters, axis_name, a, b = args
-
-        @functools.partial(jax.checkpoint, prevent_cse=False)
-        def total(block: Block, a: Array, b: Array) -> Array:
-            value = generator(*parameters, outcome_terms(block, a, b), axis_name)
-            return jnp.where(block.mass_p == 0, 0, value)
-
-        return total(lax.optimization_barrier(summary(axis_name, a, b)), a, b)
-
-    return of_rows

@@ -158,8 +158,14 @@ def all_non_negative(
 
 @_when_checked
 def all_positive(function: str, name: str, x: Array) -> None:
-    """Temperatures: finite and > 0."""
+    """Temperatures and orders: finite and > 0."""
     _refuse(function, name, x, ~((x > 0) & (x < jnp.inf)), "be finite and > 0")
+
+
+@_when_checked
+def all_fractions(function: str, name: str, x: Array) -> None:
+    """Weights of a mixture."""
+    _refuse(function, name, x, ~((x >= 0) & (x <= 1)), "be in [0, 1]")
 
 
 @_when_checked

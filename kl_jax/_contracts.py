@@ -467,18 +467,31 @@ def weights(function: str, weights: Any, values: Array) -> Array:
     return array.astype(values.dtype)
 
 
-def temperature(function: str, value: Any) -> Any:
+def positive_number(function: str, name: str, value: Any) -> Any:
     """A finite number > 0, or a 0-d floating array whose value is not looked at."""
-    if isinstance(value, (Array, np.ndarray)):
-        array = _array(function, "temperature", value)
-        _typed(function, "temperature", array, jnp.floating, "floating point")
-        if array.ndim:
-            raise ValueError(
-                f"{function}: temperature must be a number or a 0-d array, "
-                f"found shape {array.shape}."
-            )
-        return array
-    return _keywords.positive_number(function, "temperature", value)
+    array = _scalar_array(function, name, value)
+    if array is None:
+        return _keywords.positive_number(function, name, value)
+    return array
+
+
+def fraction(function: str, name: str, value: Any) -> float | Array:
+    """A number of [0, 1], or a 0-d floating array whose value is not looked at."""
+    array = _scalar_array(function, name, value)
+    return _keywords.fraction(function, name, value) if array is None else array
+
+
+def _scalar_array(function: str, name: str, value: Any) -> Array | None:
+    if not isinstance(value, (Array, np.ndarray)):
+        return None
+    array = _array(function, name, value)
+    _typed(function, name, array, jnp.floating, "floating point")
+    if array.ndim:
+        raise ValueError(
+            f"{function}: {name} must be a number or a 0-d array, "
+            f"found shape {array.shape}."
+        )
+    return array
 
 
 def pseudocount(function: str, value: Any, counts: Array) -> Any:

@@ -1,4 +1,4 @@
-"""e^x, e^x - 1, log(1 + x), e^x - 1 - x and the logarithm of a mixture.
+"""e^x, e^x - 1, log(1 + x), e^x - 1 - x and the logarithms of shares in a mixture.
 
 Of full relative accuracy, and with derivative rules written in functions of this file, so
 that derivatives of any order are accurate too. The parts of e^x are used together where the
@@ -10,7 +10,7 @@ from __future__ import annotations
 import decimal
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,11 @@ from kl_jax._arithmetic import (
     clamp_finite,
     clamp_max,
     clamp_min,
+    divide,
     jitted_custom_jvp,
     polynomial,
     reciprocal,
+    tangent,
     two_prod,
     two_sum,
 )
@@ -48,17 +50,21 @@ _EXP_SERIES = {
 # exceeds that near phi(x).
 _NEAR = (-0.7, 1.4)
 
+# (log(1 + x) - x + x^2/2) / x^3 for 1 + x in [sqrt(1/2), sqrt(2)], likewise: the logarithm
+# errs by 5e-9.
+_LOG_SERIES = [
+    *(0.33333331, -0.24999997, 0.20000716, -0.16667803, 0.14249058),
+    *(-0.12425687, 0.1168542, -0.11479734, 0.069716118),
+]
+
 # c(t) = 1/3 + t/5 + t^2/7 + ... on [0, 1/9], likewise. With s = x / (2 + x) it serves
-# log(1 + x) = 2 s + 2 s^3 c(s^2), of which the second term errs by 4e-10 and 7e-18.
-_LOG1P_SERIES = {
-    jnp.dtype("float32"): [0.33333334, 0.19999853, 0.14296179, 0.108532876, 0.11612165],
-    jnp.dtype("float64"): [
-        *(0.3333333333333333, 0.20000000000007292, 0.1428571428355438),
-        *(0.11111111358713932, 0.09090894718066429, 0.07692785032479312),
-        *(0.06657072104827468, 0.06000536404795356, 0.04400369243072337),
-        0.08082022805971766,
-    ],
-}
+# log(1 + x) = 2 s + 2 s^3 c(s^2), of which the second term errs by 7e-18.
+_ATANH_SERIES = [
+    *(0.3333333333333333, 0.20000000000007292, 0.1428571428355438),
+    *(0.11111111358713932, 0.09090894718066429, 0.07692785032479312),
+    *(0.06657072104827468, 0.06000536404795356, 0.04400369243072337),
+    0.08082022805971766,
+]
 
 # log 2 in two parts; n times the first is exact for every exponent n.
 _LOG_2 = {
@@ -141,10 +147,10 @@ def _expm1_and_error(e: _ExpParts) -> tuple[Array, Array]:
 
 
 def _reduced_argument(x: Array) -> tuple[Array, Array]:
-    """r and 2^n with x = r + n log 2 and |r| <= 0.35, for x within the exponents."""
+    """r and n with x = r + n log 2 and |r| <= 0.35, for x within the exponents."""
     high, low = _LOG_2[x.dtype]
     n = jnp.round(x * (1 / high))
-    return (x - n * high) - n * low, _power_of_2(n)
+    return (x - n * high) - n * low, n
 
 
 def _expm1_of_reduced(r: Array) -> Array:
@@ -166,15 +172,27 @@ def _exp_on_cpu(x: Array) -> Array:
     if x.dtype != jnp.float32:
         return jnp.exp(x)
     # From here to there the bits are those of 0 and of inf.
-    r, scale = _reduced_argument(clamp_max(clamp_min(x, -88), 89))
-    return (1 + _expm1_of_reduced(r)) * scale
+    r, n = _reduced_argument(clamp_max(clamp_min(x, -88), 89))
+    return (1 + _expm1_of_reduced(r)) * _power_of_2(n)
 
 
-def one_minus_exp(x: Array) -> Array:
-    """1 - e^-x for x >= 0. It has no custom_jvp either."""
-    # The bound keeps 2^n normal; there e^-x is far below an ULP of 1.
-    r, scale = _reduced_argument(-clamp_max(x, -jnp.finfo(x.dtype).minexp * 0.69))
-    return (1 - scale) - scale * _expm1_of_reduced(r)
+class Powers(NamedTuple):
+    """Of x >= 0, each of full relative accuracy."""
+
+    less: Array  # 1 - e^-x
+    ratio: Array  # e^-x
+    growth: Array  # e^x - 1; that of the largest x at which e^-x is normal for all beyond
+
+
+def powers_of(x: Array) -> Powers:
+    """It has no custom_jvp either."""
+    bound = _bound(x.dtype)
+    r, n = _reduced_argument(-clamp_max(x, bound))
+    scale, inverse = _power_of_2(n), _power_of_2(-n)
+    change = scale * _expm1_of_reduced(r)
+    growth = (inverse - 1) + inverse * _expm1_of_reduced(-r)
+    ratio = jnp.where(x > bound, 0, scale + change)
+    return Powers((1 - scale) - change, ratio, growth)
 
 
 @jitted_custom_jvp
@@ -186,24 +204,47 @@ def expm1(x: Array) -> Array:
 expm1.defjvps(lambda dx, _, x: clamp_finite(jnp.exp(x)) * dx)
 
 
-def _log1p_of_sum(x: Array, a: Array, b: Array) -> Array:
-    """log(1 + x), of which a + b is another form, used where x is not in [-1/2, 1]."""
-    near = (-0.5 <= x) & (x <= 1)
+def _log_of_sum(a: Array, b: Array) -> Array:
+    """log(a + b), of full relative accuracy also where the sum is nearly 1. Neither may be
+    a literal: XLA would fold what two_sum takes from it.
+    """
     total, error = two_sum(a, b)
-    # One division for both forms: s = x / (2 + x), and the error relative to the sum.
-    quotient = jnp.where(near, x, error) / jnp.where(near, 2 + x, total)
-    square = quotient * quotient
-    c = polynomial(_LOG1P_SERIES[x.dtype], square)
-    series = x - quotient * (x - 2 * square * c)
+    if total.dtype == jnp.float32:
+        # Without a division or a logarithm of XLA's, at which its fusions for CPUs end.
+        value = _log_of_float32(total, error)
+    else:
+        x = (total - 1) + error
+        near = (-0.5 <= x) & (x <= 1)
+        # One division for both forms: s = x / (2 + x), and the error relative to the sum.
+        quotient = jnp.where(near, x, error) / jnp.where(near, 2 + x, total)
+        square = quotient * quotient
+        series = x - quotient * (x - 2 * square * polynomial(_ATANH_SERIES, square))
+        value = jnp.where(near, series, jnp.log(total) + quotient)
     regular = (0 < total) & (total < jnp.inf)
-    return jnp.where(near, series, jnp.log(total) + jnp.where(regular, quotient, 0))
+    edge = jnp.where(total == 0, -jnp.inf, jnp.where(total == jnp.inf, jnp.inf, jnp.nan))
+    return jnp.where(regular, value, edge)
+
+
+def _log_of_float32(total: Array, error: Array) -> Array:
+    """log(total + error), with n log 2 and the series of what is left of total."""
+    bits = jax.lax.bitcast_convert_type(total, jnp.int32)
+    shift = jnp.full_like(bits, 23)
+    n = jax.lax.shift_right_arithmetic(bits - 0x3F3504F3, shift)  # those of sqrt(1/2)
+    power = jax.lax.shift_left(n, shift)
+    part = jax.lax.bitcast_convert_type(bits - power, jnp.float32)
+    scale = jax.lax.bitcast_convert_type(0x3F800000 - power, jnp.float32)  # 2^-n
+    x = (part - 1) + error * scale
+    high, low = _LOG_2[total.dtype]
+    n = n.astype(jnp.float32)
+    square = x * x
+    rest = square * (x * polynomial(_LOG_SERIES, x) - 0.5)
+    return (x + (rest + n * low)) + n * high
 
 
 @jitted_custom_jvp
 def log1p(x: Array) -> Array:
     """log(1 + x) for x >= -1. Its derivative is 1 / (1 + x)."""
-    # Written 1 + x, with a literal, XLA would fold what two_sum takes from it.
-    return _log1p_of_sum(x, jnp.maximum(x, 1), jnp.minimum(x, 1))
+    return _log_of_sum(jnp.maximum(x, 1), jnp.minimum(x, 1))
 
 
 log1p.defjvps(lambda dx, _, x: clamp_finite(reciprocal(1 + x)) * dx)
@@ -259,21 +300,37 @@ def _decay_jvp(n, primals, tangents):
     return _decay(n, x), -_decay(n + 1, x) * dx
 
 
-def scaled_phi_difference(x: Array, c: float) -> Array:
+def expm1_quotient(x: Array) -> Array:
+    """(e^x - 1) / x for x <= 0, and its derivatives, at 0 too."""
+    near = phi_series_is_better(x)
+    r = jnp.where(near, x, 0)
+    series = 1 + r * (0.5 + r * polynomial(_EXP_SERIES[x.dtype], r))
+    return jnp.where(near, series, expm1(x) / jnp.where(near, 1, x))
+
+
+def scaled_phi_quotient(x: Array) -> Array:
+    """min(1, e^-x) phi(x) / x^2, and its derivatives, at 0 too."""
+    near = phi_series_is_better(x)
+    r, size = jnp.where(near, x, 0), jnp.where(near, 1, x)
+    series = 0.5 + r * polynomial(_EXP_SERIES[x.dtype], r)
+    decay = jnp.exp(-jnp.where(r > 0, r, 0))
+    return jnp.where(near, decay * series, scaled_phi(x) / size / size)
+
+
+def scaled_phi_difference(x: Array, c: float | Array) -> Array:
     """min(1, e^-x) (phi(x) - phi(c x) / c) >= 0, for a number c <= 1/2 other than 0.
 
     The term of Renyi's divergence. For c < 0 it stops growing at c x = 80.
     """
-    if c < 0:
-        x = jnp.maximum(x, 80 / c)
+    falling = c < 0
+    least = 80 / jnp.where(falling, c, -1)
+    x = jnp.where(falling, jnp.maximum(x, least), x)
     decay = jnp.exp(-jnp.maximum(x, 0))
     # From 160 on the second part is below e^-80; at inf it would be 0 * inf.
-    bounded = jnp.clip(x, min(80 / c, 0), 160)
+    bounded = jnp.clip(x, jnp.where(falling, least, 0), 160)
     right = scaled_phi(x) - decay * phi(c * bounded) / c
-    if c < 0:
-        return right  # a sum
     # The difference of the series, term by term: for c = 1/2 it would triple the error.
-    near = phi_series_is_better(x)
+    near = ~falling & phi_series_is_better(x)
     r = jnp.where(near, x, 0)
     terms = [a * (1 - c ** (k + 2)) for k, a in enumerate(_EXP_SERIES[x.dtype])]
     series = r * (0.5 * (1 - c) * r + (r * r) * polynomial(terms, r))
@@ -283,7 +340,9 @@ def scaled_phi_difference(x: Array, c: float) -> Array:
     left = jnp.where(
         x < -8, expm1(below) - expm1(c * below) / c, phi(middle) - phi(c * middle) / c
     )
-    return jnp.where(near, decay * series, jnp.where(x > 0, right, left))
+    # For c < 0 it is a sum.
+    outside = jnp.where(falling | (x > 0), right, left)
+    return jnp.where(near, decay * series, outside)
 
 
 # --- e^x in two words ---------------------------------------------------------------
@@ -347,65 +406,78 @@ def exp_in_two_words(x: Array) -> tuple[Array, Array]:
     return value * scale, value_error * scale
 
 
-# --- log(w + (1 - w) e^x) -----------------------------------------------------------
+# --- mixtures -----------------------------------------------------------------------
 
 
-@functools.partial(jitted_custom_jvp, static=(1,))
-def log_mixture(x: Array, weight: float) -> Array:
-    """log(weight + (1 - weight) e^x), for 0 <= weight <= 1, of full relative accuracy.
+@jitted_custom_jvp
+def log_shares(r: Array, weight: Array, rest: Array) -> tuple[Array, Array]:
+    """log(p / m) and log(q / m) of r = log(q / p) and m = weight p + rest q, each of full
+    relative accuracy. Where p or q is 0, the largest number stands for infinity. `rest` is
+    1 - weight, which for 0.9 in float32 would err by 4 ULP, and changes as that does.
 
-    Its derivative is the share of the second part, (1 - weight) e^x of the whole.
+    With w <= 1/2 the weight of p, or else of q, log(m / q) = log(1 + w (e^-r - 1)) loses
+    nothing while w (e^-r - 1) <= 1, and log(m / p) = log(w + (1 - w) e^r) nothing beyond;
+    the other is r more or less, of which at most half cancels.
     """
-    info = jnp.finfo(x.dtype)
-    if weight == 0:
-        return x
-    if weight == 1:
-        return jnp.where(jnp.isnan(x), x, 0)
-    if weight < float(info.tiny) / float(info.eps):
-        # e^x underflows where it matters: log(e^a + e^x), which is x until next to a.
-        a = math.log(weight)
-        below = jnp.maximum(x, a) + log1p(jnp.exp(-jnp.abs(x - a)))
-        return jnp.where(x > a / 2, x, below)
-    # 1 - weight in two parts: its rounding alone would cost 0.5 ULP.
-    other = 1 - weight
-    high = float(x.dtype.type(other))
-    low = (other - high) + ((1 - other) - weight)
-    # Beyond 80 the value grows as x does, to any precision.
-    bounded = jnp.where(x > 80, 80, x)
-    e = _exp_parts(bounded)
-    growth, growth_error = _expm1_and_error(e)
-    change = high * growth + (high * growth_error + low * growth)
-    # Below 1/2 the sum of two positive numbers: 1 + change has lost the weight.
-    below = change < -0.5
-    a = jnp.where(below, weight, 1)
-    b = jnp.where(below, high * (e.scale + e.scale * e.expm1), change)
-    return _log1p_of_sum(change, a, b) + jnp.where(x > 80, x - 80, 0)
+    swap = weight > 0.5
+    w, r = jnp.where(swap, rest, weight), clamp_finite(jnp.where(swap, -r, r))
+    powers = powers_of(jnp.abs(r))
+    x = w * jnp.where(r > 0, -powers.less, powers.growth)
+    far = x > 1
+    log_m = _log_of_sum(jnp.where(far, w, 1), jnp.where(far, (1 - w) * powers.ratio, x))
+    log_p = -log_m - jnp.where(far, 0, r)
+    log_q = -log_m + jnp.where(far, r, 0)
+    return jnp.where(swap, log_q, log_p), jnp.where(swap, log_p, log_q)
 
 
-@log_mixture.defjvp
-def _log_mixture_jvp(weight, primals, tangents):
-    (x,), (dx,) = primals, tangents
-    return log_mixture(x, weight), _weighted_sigmoid((weight, 1 - weight), x) * dx
+def _log_shares_jvp(primals, tangents):
+    r, weight, rest = primals
+    log_p, log_q = log_shares(r, weight, rest)
+    of_p, of_q = _share(-r, rest, weight), _share(r, weight, rest)
+    # (q - p) / m, by the share that cancels nothing.
+    low = weight <= 0.5
+    change = expm1(jnp.where(low, log_p, log_q)) / jnp.where(low, -rest, weight)
+    dr, dweight, _ = tangents
+    return (log_p, log_q), (
+        tangent(log_p, (-of_q, dr), (change, dweight)),
+        tangent(log_q, (of_p, dr), (change, dweight)),
+    )
 
 
-@functools.partial(jitted_custom_jvp, static=(0,))
-def _weighted_sigmoid(weights: tuple[float, float], x: Array) -> Array:
-    """w e^x / (v + w e^x) of weights (v, w). What is left of 1 is the share of -x with
-    the weights exchanged, so that neither cancels.
+log_shares.defjvp(_log_shares_jvp, symbolic_zeros=True)
+
+
+@jitted_custom_jvp
+def _share(r: Array, v: Array, w: Array) -> Array:
+    """w e^r / (v + w e^r) of weights that sum to 1, and change together."""
+    ratio, above = _decay_of(r)
+    share = divide(jnp.where(above, w, w * ratio), _whole(ratio, above, v, w))
+    return jnp.where(v == 0, 1, share)  # also where both are 0
+
+
+def _bound(dtype: Any) -> float:
+    """87 or 700: up to there e^-x is normal. Beyond it is far below an ULP of 1, and of a
+    weight of 1e-30.
     """
-    v, w = weights
-    if v == 0 or w == 0:
-        return jnp.full_like(x, float(v == 0))
-    info = jnp.finfo(x.dtype)
-    if min(weights) < float(info.tiny) / float(info.eps):
-        x, v, w = x + (math.log(w) - math.log(v)), 1, 1
-    decay = jnp.exp(-jnp.abs(x))
-    part = w * jnp.where(x > 0, 1, decay)
-    return part / (part + v * jnp.where(x > 0, decay, 1))
+    return -float(jnp.finfo(dtype).minexp) * 0.69
 
 
-@_weighted_sigmoid.defjvp
-def _weighted_sigmoid_jvp(weights, primals, tangents):
-    (x,), (dx,) = primals, tangents
-    value = _weighted_sigmoid(weights, x)
-    return value, value * _weighted_sigmoid(weights[::-1], -x) * dx
+def _decay_of(r: Array) -> tuple[Array, Array]:
+    """e^-|r|, whose derivative at 0 is that of e^r."""
+    above = r > 0
+    return jnp.exp(jnp.where(above, -r, r)), above
+
+
+def _whole(ratio: Array, above: Array, v: Array, w: Array) -> Array:
+    whole = jnp.where(above, w + v * ratio, v + w * ratio)
+    return jnp.where(whole == 0, 1, whole)
+
+
+@_share.defjvp
+def _share_jvp(primals, tangents):
+    r, v, w = primals
+    dr, dv, _ = tangents
+    share, rest = _share(r, v, w), _share(-r, w, v)  # neither is 1 minus the other
+    ratio, above = _decay_of(r)
+    whole = _whole(ratio, above, v, w)
+    return share, share * rest * dr - divide(divide(ratio, whole), whole) * dv

@@ -11,6 +11,7 @@ Log-probabilities are logits, so one function serves both.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -19,11 +20,19 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax import _checks, _contracts, _keywords
-from kl_jax._arithmetic import root
-from kl_jax._blocks import OutcomeTerms, log_mass, sum_of, sum_outcomes, summary
+from kl_jax import _checks, _contracts
+from kl_jax._arithmetic import clamp_finite, result_dtype, root
+from kl_jax._blocks import OutcomeTerms, summary
 from kl_jax._contracts import AxisName
-from kl_jax._exponentials import log1p, log_mixture, phi, scaled_phi, scaled_phi_difference
+from kl_jax._exponentials import (
+    expm1,
+    log_shares,
+    phi,
+    phi_series,
+    phi_series_holds,
+)
+from kl_jax._family import Family, FDivergence
+from kl_jax._renyi import RENYI
 
 __all__ = [
     "jeffreys_divergence",
@@ -170,14 +179,14 @@ def jeffreys_divergence(
     Source: Jeffreys, "An invariant form for the prior probability" (1946).
     """
     name = "jeffreys_divergence"
-    return _divergence(name, _jeffreys, logits_p, logits_q, axis, where, axis_name)
+    return _divergence(name, _JEFFREYS, logits_p, logits_q, axis, where, axis_name)
 
 
 def jensen_shannon_divergence(
     logits_p: ArrayLike,
     logits_q: ArrayLike,
     *,
-    beta: float = 0.5,
+    beta: float | Array = 0.5,
     axis: int | Sequence[int] = -1,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
@@ -190,7 +199,8 @@ def jensen_shannon_divergence(
     Args:
       logits_p: Logits of p; log-probabilities are logits. -inf is probability 0.
       logits_q: Logits of q, of the same shape.
-      beta: The weight of p in the mixture, a number of [0, 1].
+      beta: The weight of p in the mixture: a number of [0, 1], or a 0-d floating array
+        (as from an optax schedule), for all of whose values one program serves.
       axis: The axis of outcomes, or several.
       where: Outcomes that exist, as for `kl_divergence`.
       axis_name: Mesh axes over which the outcomes are split, as for `kl_divergence`.
@@ -200,13 +210,15 @@ def jensen_shannon_divergence(
 
     Raises:
       ValueError: If the shapes differ, an axis is out of range, there is no outcome, or
-        beta is outside [0, 1].
-      TypeError: If the logits are not floating point, `where` is not boolean, or beta is
-        not a number.
+        `beta` is a number outside [0, 1] or an array that is not 0-d.
+      TypeError: If the logits are not floating point, `where` is not boolean, or `beta` is
+        neither a number nor a floating array.
 
-    Boundary: 0 at beta = 0 and 1, and where p has no outcome. nan only from nan.
-    Gradient: finite everywhere. Divided by beta (1 - beta), value and gradient tend to
-      those of KL(p || q) for beta -> 0 and of KL(q || p) for beta -> 1.
+    Boundary: 0 at beta = 0 and 1, and where p has no outcome. nan only from nan and
+      where an array `beta` is outside [0, 1].
+    Gradient: finite everywhere; KL(p || m) - KL(q || m) in an array `beta`. Divided by
+      beta (1 - beta), value and gradient tend to those of KL(p || q) for beta -> 0 and of
+      KL(q || p) for beta -> 1.
     Error: at most 8 ULP for values of 2^-90 and more in float32
       (benchmarks/accuracy.py: 4.9, and 5.4 in float64).
 
@@ -219,10 +231,10 @@ def jensen_shannon_divergence(
     Source: Lin, "Divergence measures based on the Shannon entropy" (1991).
     """
     name = "jensen_shannon_divergence"
-    beta = _keywords.fraction(name, "beta", beta)
-    return _divergence(
-        name, _jensen_shannon, logits_p, logits_q, axis, where, axis_name, beta
-    )
+    beta = _contracts.fraction(name, "beta", beta)
+    _checks.all_fractions(name, "beta", beta)
+    family = _JENSEN_SHANNON
+    return _divergence(name, family, logits_p, logits_q, axis, where, axis_name, beta)
 
 
 def jensen_shannon_distance(
@@ -232,7 +244,7 @@ def jensen_shannon_distance(
     axis: int | Sequence[int] = -1,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
-    beta: float = 0.5,
+    beta: float | Array = 0.5,
 ) -> Array:
     r"""The root of `jensen_shannon_divergence`, a metric for beta 1/2, in root nats.
 
@@ -242,15 +254,16 @@ def jensen_shannon_distance(
       axis: The axis, or axes together, of the outcomes.
       where: The outcomes that exist, as for `kl_divergence`.
       axis_name: Mesh axes over which the outcomes are split, as for `kl_divergence`.
-      beta: The weight of p in the mixture.
+      beta: The weight of p in the mixture, a number of [0, 1] or a 0-d floating array.
 
     Returns:
       The shape of the logits without `axis`; float64 if an argument is, else float32.
 
     Raises:
       ValueError: If the shapes differ, an axis is out of range, there is no outcome, or
-        `beta` is not in [0, 1].
-      TypeError: If the logits are not floating point, or `beta` no number.
+        `beta` is a number outside [0, 1] or an array that is not 0-d.
+      TypeError: If the logits are not floating point, or `beta` is neither a number nor a
+        floating array.
 
     Boundary: that of `jensen_shannon_divergence`, whose largest value is log 2 in nats.
     Gradient: that of the root; 0 where p = q, where it has a kink.
@@ -275,7 +288,7 @@ def skew_kl_divergence(
     logits_p: ArrayLike,
     logits_q: ArrayLike,
     *,
-    skew: float = 0.1,
+    skew: float | Array = 0.1,
     axis: int | Sequence[int] = -1,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
@@ -288,7 +301,8 @@ def skew_kl_divergence(
     Args:
       logits_p: Logits of p; log-probabilities are logits. -inf is probability 0.
       logits_q: Logits of q, of the same shape.
-      skew: The weight of p in the mixture, a number of [0, 1]. 0 is `kl_divergence`.
+      skew: The weight of p in the mixture, a number of [0, 1] or a 0-d floating array. 0
+        is `kl_divergence`.
       axis: The axis of outcomes, or several.
       where: Outcomes that exist, as for `kl_divergence`.
       axis_name: Mesh axes over which the outcomes are split, as for `kl_divergence`.
@@ -298,13 +312,14 @@ def skew_kl_divergence(
 
     Raises:
       ValueError: If the shapes differ, an axis is out of range, there is no outcome, or
-        skew is outside [0, 1].
-      TypeError: If the logits are not floating point, `where` is not boolean, or skew is
-        not a number.
+        `skew` is a number outside [0, 1] or an array that is not 0-d.
+      TypeError: If the logits are not floating point, `where` is not boolean, or `skew` is
+        neither a number nor a floating array.
 
     Boundary: 0 at skew = 1, and where p has no outcome; finite where q = 0 < p unless
-      skew = 0. nan only from nan.
-    Gradient: that of KL(p || m) through m; finite wherever the value is.
+      skew = 0. nan only from nan and where an array `skew` is outside [0, 1].
+    Gradient: that of KL(p || m) through m, in an array `skew` too; finite wherever the
+      value is.
     Error: at most 8 ULP for values of 2^-90 and more in float32
       (benchmarks/accuracy.py: 7.2, and 6.7 in float64).
 
@@ -318,17 +333,18 @@ def skew_kl_divergence(
     analysis" (2001); for distillation Ko et al., "DistiLLM" (2024).
     """
     name = "skew_kl_divergence"
-    skew = _keywords.fraction(name, "skew", skew)
-    if not skew:
+    skew = _contracts.fraction(name, "skew", skew)
+    _checks.all_fractions(name, "skew", skew)
+    if not isinstance(skew, Array) and skew == 0:
         return _divergence(name, _kl, logits_p, logits_q, axis, where, axis_name)
-    return _divergence(name, _skew, logits_p, logits_q, axis, where, axis_name, skew)
+    return _divergence(name, _SKEW, logits_p, logits_q, axis, where, axis_name, skew)
 
 
 def renyi_divergence(
     logits_p: ArrayLike,
     logits_q: ArrayLike,
     *,
-    order: float,
+    order: float | Array,
     axis: int | Sequence[int] = -1,
     where: ArrayLike | None = None,
     axis_name: AxisName = None,
@@ -340,7 +356,7 @@ def renyi_divergence(
     Args:
       logits_p: Logits of p; log-probabilities are logits. -inf is probability 0.
       logits_q: Logits of q, of the same shape.
-      order: A number > 0.
+      order: A number > 0 or a 0-d floating array. 1 is `kl_divergence`.
       axis: The axis of outcomes, or several.
       where: Outcomes that exist, as for `kl_divergence`.
       axis_name: Mesh axes over which the outcomes are split, as for `kl_divergence`.
@@ -350,13 +366,16 @@ def renyi_divergence(
 
     Raises:
       ValueError: If the shapes differ, an axis is out of range, there is no outcome, or
-        the order is not finite and > 0.
-      TypeError: If the logits are not floating point, `where` is not boolean, or the order
-        is not a number.
+        `order` is a number that is not finite and > 0 or an array that is not 0-d.
+      TypeError: If the logits are not floating point, `where` is not boolean, or `order`
+        is neither a number nor a floating array.
 
     Boundary: inf where p and q have no outcome in common, and for an order >= 1 where
-      q = 0 < p. 0 where p has no outcome. nan only from nan.
-    Gradient: finite wherever the value is.
+      q = 0 < p. 0 where p has no outcome. nan only from nan and where an
+      array `order` is not finite and > 0.
+    Gradient: finite wherever the value is. In an array `order` it is KL(w || p) /
+      (1 - order)^2 with w the p^order q^(1 - order) of sum 1; half the variance of
+      log(p / q) under p at order 1.
     Error: at most 8 ULP for orders up to 2 and values of 2^-90 and more in float32
       (benchmarks/accuracy.py: 5.6, and 7.3 in float64). Above, the error of log(q / p) is
       multiplied by the order.
@@ -371,23 +390,26 @@ def renyi_divergence(
     "Renyi divergence and Kullback-Leibler divergence" (2014).
     """
     name = "renyi_divergence"
-    order = _keywords.positive_number(name, "order", order)
-    if order == 1:
+    order = _contracts.positive_number(name, "order", order)
+    _checks.all_positive(name, "order", order)
+    if not isinstance(order, Array) and order == 1:
         return _divergence(name, _kl, logits_p, logits_q, axis, where, axis_name)
-    return _divergence(name, _renyi, logits_p, logits_q, axis, where, axis_name, order)
+    return _divergence(name, RENYI, logits_p, logits_q, axis, where, axis_name, order)
 
 
 def _divergence(
     function: str,
-    of_rows: Callable[..., Array],
+    of_rows: Family | Callable[[AxisName, Array, Array], Array],
     logits_p: ArrayLike,
     logits_q: ArrayLike,
     axis: int | Sequence[int],
     where: ArrayLike | None,
     axis_name: AxisName,
-    *parameters: float,
+    *parameters: float | Array,
 ) -> Array:
-    """`of_rows(*parameters, axis_name, a, b)` of the logits, once they are checked."""
+    """Of the logits, once they are checked. Parameters that are numbers are constants of
+    the program; arrays are operands, and one program serves all their values.
+    """
     a, b = _contracts.floating(function, logits_p=logits_p, logits_q=logits_q)
     _contracts.equal_shapes(function, logits_p=a, logits_q=b)
     axes = _contracts.axes(function, axis, a.shape)
@@ -396,19 +418,23 @@ def _divergence(
     exists = None if where is None else _contracts.support(function, where, a.shape)
     _checks.logits(function, "logits_p", a, exists)
     _checks.logits(function, "logits_q", b, exists)
-    return _along(of_rows, parameters, axes, axis_name, a, b, exists)
+    arrays = [x for x in parameters if isinstance(x, Array)]
+    if isinstance(of_rows, Family):
+        constants = tuple(x for x in parameters if not isinstance(x, Array))
+        of_rows = dataclasses.replace(of_rows, constants=constants)
+    return _along(of_rows, axes, axis_name, a, b, exists, *arrays)
 
 
 # One program also outside `jit`, where a first call of Renyi's would compile 44.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _along(
     of_rows: Callable[..., Array],
-    parameters: tuple[float, ...],
     axes: tuple[int, ...],
     axis_name: AxisName,
     a: Array,
     b: Array,
     exists: Array | None,
+    *parameters: Array,
 ) -> Array:
     """With the outcomes along the last axis; -inf where they do not exist."""
     if exists is not None:
@@ -417,7 +443,9 @@ def _along(
     a, b = (jnp.moveaxis(x, axes, last) for x in (a, b))
     if len(axes) > 1:
         a, b = (x.reshape(*x.shape[: -len(axes)], -1) for x in (a, b))
-    return of_rows(*parameters, axis_name, a, b)
+    dtype = result_dtype(a, b)
+    rows = (jnp.broadcast_to(x.astype(dtype), a.shape[:-1]) for x in parameters)
+    return of_rows(axis_name, a, b, *rows)
 
 
 def _kl(axis_name: AxisName, a: Array, b: Array) -> Array:
@@ -428,62 +456,74 @@ def _reverse_kl(axis_name: AxisName, a: Array, b: Array) -> Array:
     return summary(axis_name, b, a).kl
 
 
-# --- generators -----------------------------------------------------------------
+# --- the family -----------------------------------------------------------------
 
 
-def _term(p: Array, q: Array, r: Array) -> Array:
-    """p phi(r) = p log(p / q) - p + q for r = log(q / p): the term of KL(p || q). Written
-    relative to the larger mass it has its limits: q at p = 0, inf at q = 0.
+def _kl_term(p: Array, q: Array, r: Array) -> Array:
+    """p phi(r) = p log(p / q) - p + q for r = log(q / p), finite but for what overflows."""
+    near = phi_series_holds(r)
+    return jnp.where(near, p * phi_series(jnp.where(near, r, 0)), q - p * (1 + r))
+
+
+def _jeffreys_term(x: OutcomeTerms) -> Array:
+    infinite = jnp.abs(x.r) == jnp.inf
+    return jnp.where(infinite, jnp.inf, x.q_minus_p * jnp.where(infinite, 0, x.r))
+
+
+def _jeffreys_parts(x: OutcomeTerms) -> tuple[Array, Array]:
+    """u = log(p / q) + 1 - q / p, v = log(q / p) + 1 - p / q."""
+    r = jnp.where(jnp.abs(x.r) == jnp.inf, 0, x.r)
+    return -x.q_minus_p - x.p * r, x.q_minus_p + x.q * r
+
+
+def _skew_term(x: OutcomeTerms, s: float | Array) -> Array:
+    log_p, _ = _log_shares(x, s)
+    term = _kl_term(x.p, s * x.p + (1 - s) * x.q, -log_p)
+    return jnp.where((s == 0) & (x.r == -jnp.inf), jnp.inf, term)
+
+
+def _skew_parts(x: OutcomeTerms, s: float | Array) -> tuple[Array, Array]:
+    """u = log(p / m) + s (1 - p / m) and v = (1 - s) (1 - p / m), of which the first would
+    cancel to (1 - s) log(p / m), and 1 - p / m = (1 - s) (q - p) / m.
     """
-    larger = jnp.where(r > 0, q, p)
-    # -inf says q = 0 < p even where p underflows.
-    certain = r == -jnp.inf
-    return jnp.where(certain, jnp.inf, larger * scaled_phi(jnp.where(certain, 0, r)))
+    log_p, log_q = _log_shares(x, s)
+    # p / m <= 1 / s: above e^80 s is 0, and 0 times inf would be nan. So for q.
+    least_p, least_q = (jnp.minimum(y, 80) for y in (log_p, log_q))
+    of_p = x.p * ((1 - s) * log_p - s * phi(least_p))
+    return of_p, (1 - s) * (1 - s) * (x.q_minus_p * jnp.exp(least_q))
 
 
-@sum_of
-def _jeffreys(x: OutcomeTerms, axis_name: AxisName) -> Array:
-    return sum_outcomes(axis_name, _term(x.p, x.q, x.r) + _term(x.q, x.p, -x.r))
+def _skew_change(x: OutcomeTerms, s: float | Array) -> Array:
+    """-p (p - q) / m, less the p - q that sum to 0: no term is positive."""
+    log_p, _ = _log_shares(x, s)
+    return clamp_finite(expm1(log_p)) * x.q_minus_p
 
 
-@sum_of
-def _skew(s: float, x: OutcomeTerms, axis_name: AxisName) -> Array:
-    return sum_outcomes(axis_name, _term(x.p, s * x.p + (1 - s) * x.q, log_mixture(x.r, s)))
-
-
-@sum_of
-def _jensen_shannon(beta: float, x: OutcomeTerms, axis_name: AxisName) -> Array:
+def _jensen_shannon_term(x: OutcomeTerms, beta: float | Array) -> Array:
+    log_p, log_q = _log_shares(x, beta)
     m = beta * x.p + (1 - beta) * x.q
-    of_p = beta * _term(x.p, m, log_mixture(x.r, beta))
-    return sum_outcomes(
-        axis_name, of_p + (1 - beta) * _term(x.q, m, log_mixture(-x.r, 1 - beta))
-    )
+    return beta * _kl_term(x.p, m, -log_p) + (1 - beta) * _kl_term(x.q, m, -log_q)
 
 
-def _renyi_term(p: Array, q: Array, r: Array, c: float) -> Array:
-    """p (phi(r) - phi(c r) / c) for c <= 1/2: its sum is (1 - E_p[e^(c r)]) / c."""
-    return jnp.where(r > 0, q, p) * scaled_phi_difference(r, c)
+def _jensen_shannon_parts(x: OutcomeTerms, beta: float | Array) -> tuple[Array, Array]:
+    """u = beta log(p / m), v = (1 - beta) log(q / m)."""
+    log_p, log_q = _log_shares(x, beta)
+    return beta * (x.p * log_p), (1 - beta) * (x.q * log_q)
 
 
-@sum_of
-def _renyi(order: float, x: OutcomeTerms, axis_name: AxisName) -> Array:
-    c = 1 - order
-    log_power = order * x.log_p + c * x.log_q
-    log_power = jnp.where(x.log_p == -jnp.inf, -jnp.inf, log_power)
-    if order < 0.5:
-        # E_p[e^(c r)] = E_q[e^(-order r)]: the smaller power cancels less.
-        terms = order / c * _renyi_term(x.q, x.p, -x.r, order)
-    elif order < 1:
-        terms = _renyi_term(x.p, x.q, x.r, c)
-    else:
-        # e^(c r) may leave the range where p e^(c r) does not. The bounds keep derivatives
-        # finite: a row that reaches them has s < -1e30, and takes the logarithm instead.
-        far = c * x.r > 20
-        r = jnp.where(far, jnp.maximum(x.r, -1e6), 0)
-        power = jnp.exp(jnp.where(far, jnp.minimum(log_power, 80), -jnp.inf))
-        terms = x.p * phi(r) - (power - x.p * (1 + c * r)) / c
-        terms = jnp.where(far, terms, _renyi_term(x.p, x.q, jnp.where(far, 0, x.r), c))
-    s = c * sum_outcomes(axis_name, terms)  # 1 - E_p[e^(c r)]
-    small = (-1e30 < s) & (s <= 0.5)
-    near = -log1p(-jnp.where(small, s, 0)) / c
-    return jnp.where(small, near, -log_mass(axis_name, log_power) / c)
+def _jensen_shannon_change(x: OutcomeTerms, beta: float | Array) -> Array:
+    """KL(p || m) - KL(q || m)."""
+    log_p, log_q = _log_shares(x, beta)
+    m = beta * x.p + (1 - beta) * x.q
+    return _kl_term(x.p, m, -log_p) - _kl_term(x.q, m, -log_q)
+
+
+def _log_shares(x: OutcomeTerms, weight: float | Array) -> tuple[Array, Array]:
+    return log_shares(x.r, *(jnp.asarray(w, x.r.dtype) for w in (weight, 1 - weight)))
+
+
+_JEFFREYS = FDivergence(term=_jeffreys_term, parts=_jeffreys_parts)
+_SKEW = FDivergence(term=_skew_term, parts=_skew_parts, change=_skew_change)
+_JENSEN_SHANNON = FDivergence(
+    term=_jensen_shannon_term, parts=_jensen_shannon_parts, change=_jensen_shannon_change
+)

@@ -125,7 +125,7 @@ def linear_kl_divergence(
     _checks.all_finite(name, "weights_p", w_p)
     _checks.all_finite(name, "hidden_q", h_q)
     _checks.all_finite(name, "weights_q", w_q)
-    t = _contracts.temperature(name, temperature)
+    t = _contracts.positive_number(name, "temperature", temperature)
     _checks.all_positive(name, "temperature", t)
 
     block = block or _tile(math.prod(h_p.shape[:-1]))

@@ -103,7 +103,7 @@ def topk_kl_divergence(
     _contracts.some_outcomes(name, log_p.shape, (log_p.ndim - 1,))
     _contracts.some_outcomes(name, logits.shape, (logits.ndim - 1,))
     _keywords.choice(name, "tail", tail, ("bucket", "renormalize", "drop"))
-    t = _contracts.temperature(name, temperature)
+    t = _contracts.positive_number(name, "temperature", temperature)
     if tail != "renormalize" and not (isinstance(t, float) and t == 1):
         raise ValueError(
             f"{name}: temperature must be 1 for tail={tail!r}, found {temperature!r}: what "

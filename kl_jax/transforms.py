@@ -483,7 +483,7 @@ def tempered(
             f"{described(divergence)}. Write a divergence of logits, as kl_divergence is; "
             f"log-probabilities are logits."
         )
-    t = _contracts.temperature("tempered", temperature)
+    t = _contracts.positive_number("tempered", "temperature", temperature)
 
     def transformed(*args: Any, **kwargs: Any) -> Array:
         p, q, others, keywords = arguments(*args, **kwargs)

@@ -20,6 +20,7 @@ from kl_jax import (
     _checks,
     checked,
     generalized_kl,
+    jensen_shannon_divergence,
     kl_div,
     kl_divergence,
     kl_divergence_from_probs,
@@ -28,6 +29,8 @@ from kl_jax import (
     masked,
     mean,
     rel_entr,
+    renyi_divergence,
+    skew_kl_divergence,
     tempered,
     topk_kl_divergence,
     weighted,
@@ -58,6 +61,9 @@ FUNCTIONS = [
     (rel_entr, OF_PROBS),
     (generalized_kl, OF_PROBS),
     *((row.function, OF_LOGITS) for row in registry.MAIN.values()),
+    (jensen_shannon_divergence, OF_LOGITS | {"beta": np.asarray(0.3, "f4")}),
+    (skew_kl_divergence, OF_LOGITS | {"skew": np.asarray(0.3, "f4")}),
+    (renyi_divergence, OF_LOGITS | {"order": np.asarray(0.3, "f4")}),
     (kl_divergence_from_probs, OF_PROBS),
     (kl_estimate, {"log_p": LOG_PROBS, "log_q": LOG_PROBS[::-1]}),
     (topk_kl_divergence, {"topk_log_p": TOP, "topk_index": INDEX, "logits_q": LOGITS}),
@@ -68,6 +74,7 @@ FUNCTIONS = [
 LOGIT = ("be finite or -inf", {"nan": np.nan, "inf": np.inf})
 MASS = ("be >= 0", {"nan": np.nan, "-0.5": -0.5})
 FINITE = ("be finite", {"nan": np.nan, "inf": np.inf, "-inf": -np.inf})
+FRACTION = ("be in [0, 1]", {"nan": np.nan, "-0.5": -0.5, "1.5": 1.5})
 SCALE = ("be finite and > 0", {"nan": np.nan, "0": 0.0, "-1": -1.0, "inf": np.inf})
 EXPECTED = {
     **dict.fromkeys(("logits_p", "logits_q", "log_p", "log_q", "topk_log_p"), LOGIT),
@@ -75,7 +82,8 @@ EXPECTED = {
     **dict.fromkeys(("hidden_p", "hidden_q", "weights_p", "weights_q"), FINITE),
     **dict.fromkeys(("p", "q", "target"), MASS),
     "topk_index": ("be in [0, 4)", {"-1": -1, "4": 4}),
-    "temperature": SCALE,
+    **dict.fromkeys(("temperature", "order"), SCALE),
+    **dict.fromkeys(("beta", "skew"), FRACTION),
     "input": ("be a number", {"nan": np.nan}),
     "log target": ("be a number", {"nan": np.nan}),
 }

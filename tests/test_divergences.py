@@ -523,11 +523,13 @@ def test_fisher_vector_products(dtype):
         assert np.abs(f - true).max() <= 8 * eps * np.abs(true).max() + 1e-37
 
 
-def test_memory_of_value_and_gradient():
+@pytest.mark.parametrize("name", MAIN)
+def test_memory_of_value_and_gradient(name):
     """Nothing of the size of the logits, 8 MiB each here, beside the gradient itself."""
     logits = jax.ShapeDtypeStruct((64, 32768), jnp.float32)
-    loss = lambda a, b: kl_divergence(a, b).mean()
-    for function in (loss, jax.value_and_grad(loss, 1), jax.value_and_grad(loss, (0, 1))):
+    loss = lambda a, b: MAIN[name].function(a, b).mean()
+    both = jax.value_and_grad(loss, (0, 1))
+    for function in (loss, jax.value_and_grad(loss, 1), both)[: 3 if name == "kl" else 2]:
         memory = jax.jit(function).lower(logits, logits).compile().memory_analysis()
         assert memory.temp_size_in_bytes <= 4 * 2**20
 
@@ -850,11 +852,109 @@ def test_parameters_outside_their_range(function, name):
     for value in (-0.1, NAN, INF, 0.0 if name == "order" else 1.1):
         with pytest.raises(ValueError, match=f"{function.__name__}: {name} must be"):
             function(a, a, **{name: value})
-    for value in ("1", None, True, jnp.float32(0.5)):
+    for value in ("1", None, True):
         with pytest.raises(
             TypeError, match=f"{function.__name__}: {name} must be a number"
         ):
             function(a, a, **{name: value})
+    with pytest.raises(TypeError, match=f"{function.__name__}: {name} must be floating"):
+        function(a, a, **{name: jnp.array(1)})
+    with pytest.raises(
+        ValueError, match=f"{function.__name__}: {name} must be a number or a 0-d"
+    ):
+        function(a, a, **{name: jnp.array([0.5])})
+
+
+# Worst seen: of the logits 8e-6 (of orders near 1), in the parameter 8e-7.
+ARRAYS = [
+    *(("jensen_shannon", t) for t in (0, 1e-6, 0.1, 0.9, 1)),
+    *(("skew_kl", t) for t in (0, 1e-6, 0.1, 0.5, 0.9)),
+    *(("renyi 0.5", t) for t in (1e-3, 0.3, 0.9, 1, 1.1, 2)),
+]
+
+
+@functools.cache
+def of_arrays(name):
+    """Of an array and logits: value and gradients, and the derivatives of those in it."""
+    row = DIVERGENCES[name]
+    (keyword,) = row.parameters
+
+    def value(t, a, b):
+        return row.of_kl_jax(a, b, **{keyword: t})
+
+    first = jax.value_and_grad(value, (0, 1, 2))
+    each = functools.partial(jax.vmap, in_axes=(None, 0, 0))
+    return quick(each(first)), quick(each(jax.jacfwd(lambda *x: first(*x)[1])))
+
+
+@pytest.mark.parametrize(("name", "parameter"), ARRAYS)
+def test_parameters_that_are_arrays(name, parameter):
+    """At the ends of the range, and where Renyi's divergence is KL, as within."""
+    definition = DIVERGENCES[name].definition
+    rng = np.random.default_rng(5)
+    a = (rng.normal(size=(6, 4)) * 3).astype("f4")
+    noise = np.repeat([3.0, 1e-2, 1e-5], 2)[:, None]
+    b = (a + rng.normal(size=a.shape) * noise + 7).astype("f4")
+    t = np.float32(parameter)
+    first, second = of_arrays(name)
+    value, slopes = first(np.array(t), a, b)
+    mixed = second(np.array(t), a, b)
+
+    def of(x, y, t):
+        return definition(oracles.Mpmath, oracles.softmax(x), oracles.softmax(y), t)
+
+    def gradients(x, y, t):
+        in_p = oracles.gradient(lambda x: of(x, y, t), x)
+        return np.array([in_p, oracles.gradient(lambda y: of(x, y, t), y)])
+
+    with mp.workdps(oracles.DIGITS):
+        h = mp.mpf(10) ** -30
+        # One-sided at the ends; beside 1, where the definition is another one.
+        exact = mp.mpf(float(t))
+        at = exact + h if exact == 0 else exact - h if exact == 1 else exact
+        low, high = at - h / 2, at + h / 2
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert oracles.ulps(value[i], of(x, y, exact), "float32") <= BOUND
+            in_t = (of(x, y, high) - of(x, y, low)) / h
+            assert abs(slopes[0][i] - in_t) <= 2e-6 * abs(in_t)
+            true = gradients(x, y, exact)
+            of_both = (gradients(x, y, high) - gradients(x, y, low)) / h
+            for j in range(2):
+                size = np.abs(true[j]).max()
+                assert np.abs(slopes[j + 1][i] - true[j]).max() <= 2e-5 * size
+                size = np.abs(of_both[j]).max()
+                assert np.abs(mixed[j + 1][i] - of_both[j]).max() <= 1e-4 * size
+
+
+@pytest.mark.parametrize("name", ["jensen_shannon", "skew_kl", "renyi 0.5"])
+def test_one_program_serves_all_values_of_an_array(name):
+    """Also a row each, under vmap; the number is another program, of the same values."""
+    row = DIVERGENCES[name]
+    (keyword,) = row.parameters
+    traces = []
+
+    @quick
+    def of(a, b, t):
+        traces.append(t)
+        return row.of_kl_jax(a, b, **{keyword: t})
+
+    rows = quick(jax.vmap(lambda a, b, t: row.of_kl_jax(a, b, **{keyword: t})))
+    a, b = np.random.default_rng(7).normal(size=(2, 3, 5)).astype("f4")
+    t = np.array([0.2, 0.5, 0.7], "f4")
+    each = rows(a, b, t)
+    for i in range(3):
+        found = of(a[i], b[i], t[i])
+        assert found.shape == ()
+        np.testing.assert_array_max_ulp(found, each[i], 8)
+        number = row.of_kl_jax(a[i], b[i], **{keyword: float(t[i])})
+        np.testing.assert_array_max_ulp(found, number, 8)
+    assert len(traces) == 1
+    # In bfloat16, as a schedule may be computed.
+    half = row.of_kl_jax(a, b, **{keyword: jnp.asarray(0.5, jnp.bfloat16)})
+    np.testing.assert_array_max_ulp(half, of(a, b, np.float32(0.5)), 8)
+    for outside in (-0.1, NAN, INF, 1.1):
+        if outside != 1.1 or keyword != "order":
+            assert np.isnan(of(a[0], b[0], np.float32(outside)))
 
 
 # --- from probabilities ----------------------------------------------------------
