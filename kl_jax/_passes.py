@@ -299,16 +299,14 @@ _BLOCK = 64
 
 def _sum_in_blocks(x: Array) -> Array:
     *rows, size = x.shape
-    if size <= _BLOCK:
-        return x @ jnp.ones((size, 1), x.dtype)
+    length = min(size, _BLOCK)
     # Of a length that divides the row, where there is one that is not short.
-    length = max(n for n in range(1, _BLOCK + 1) if size % n == 0)
-    length = length if length >= _BLOCK // 4 else _BLOCK
-    whole = size - size % length
-    blocks = x[..., :whole].reshape(*rows, -1, length) @ jnp.ones(length, x.dtype)
-    if whole < size:
-        blocks = jnp.concatenate([blocks, x[..., whole:]], -1)
-    return row_sum(blocks)
+    divisor = max(n for n in range(1, length + 1) if size % n == 0)
+    length = divisor if divisor >= _BLOCK // 4 else length
+    count = size // length
+    whole, rest = x[..., : count * length], x[..., count * length :]
+    blocks = whole.reshape(*rows, count, length) @ jnp.ones(length, x.dtype)
+    return row_sum(jnp.concatenate([blocks, rest], -1) if rest.size else blocks)
 
 
 def _of_whole(

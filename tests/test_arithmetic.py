@@ -1,8 +1,11 @@
-"""Numbers in two words against exact products."""
+"""Sums of rows, tangents and numbers in two words."""
 
+import jax
+import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 import oracles
+from jax.custom_derivatives import SymbolicZero
 from programs import compiled
 
 from kl_jax import _arithmetic
@@ -17,3 +20,22 @@ def test_products_in_two_words_are_exact(dtype):
     for x, y, h, e in zip(*(v.tolist() for v in (a, b, high, low)), strict=True):
         with mp.workdps(oracles.DIGITS):
             assert mp.mpf(x) * mp.mpf(y) == mp.mpf(h) + mp.mpf(e)
+
+
+def test_sums_of_few_rows():
+    """A mode before many small terms, each of which is rounded beside it in a chain: 15 ULP
+    of 668 terms. Worst seen 2.
+    """
+    x = np.random.default_rng(3).lognormal(size=(8, 668)).astype("f4")
+    x[:, 0] = np.exp(np.linspace(5, 12, 8))
+    total = compiled(_arithmetic.row_sum)
+    for row in x:
+        true = mp.fsum(row.tolist())
+        assert oracles.ulps(total(row[None])[0, 0], true, "float32") <= 4
+
+
+def test_what_is_held_constant_costs_nothing():
+    x = jnp.ones(3)
+    constant = SymbolicZero(jax.typeof(x))
+    program = jax.make_jaxpr(lambda t: _arithmetic.linear(x, (x, t), (2 * x, constant)))(x)
+    assert str(program).count(" mul ") == 2  # of 2 x and of x t

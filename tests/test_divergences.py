@@ -87,7 +87,7 @@ def test_error_in_ulp(dtype):
             assert_within(BOUND, value(a, b), true, dtype)
 
 
-@pytest.mark.parametrize("size", [320, 1000, 1024])
+@pytest.mark.parametrize("size", [320, 1009, 1024])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_error_in_ulp_of_few_rows(size, rows):
     """Also where a mode of e^5 to e^22 stands before many small terms, as in a classifier
@@ -955,6 +955,10 @@ def test_one_program_serves_all_values_of_an_array(name):
     for outside in (-0.1, NAN, INF, 1.1):
         if outside != 1.1 or keyword != "order":
             assert np.isnan(of(a[0], b[0], np.float32(outside)))
+    # p with an outcome that q lacks.
+    value = of(np.zeros(5, "f4"), np.array([0, 0, 0, 0, -INF], "f4"), np.float32(0))
+    at_0 = {"beta": 0, "skew": INF, "order": NAN}[keyword]
+    np.testing.assert_array_equal(value, at_0)
 
 
 # --- from probabilities ----------------------------------------------------------

@@ -225,6 +225,8 @@ def test_products_have_operands_of_the_arguments_dtype():
         grad = jax.grad(mean(linear_kl_divergence), argnums)
         text = jax.jit(grad).lower(*x).as_text()
         dots = re.findall(r"dot_general .* : (.*)", text)
+        # Sums, of float32, are products with a vector.
+        dots = [dot for dot in dots if not re.search(r"tensor<\d+xf32>\)", dot)]
         assert all(dot.count("xbf16>,") == dot.count("xbf16>)") == 1 for dot in dots)
         results = [dot.split("->")[1].strip() for dot in dots]
         assert set(results) >= {"tensor<5x77xf32>"}

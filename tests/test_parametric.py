@@ -289,14 +289,34 @@ def test_low_rank_factors_rotated_against_each_other(dtype):
     np.testing.assert_array_equal(slopes, 0)
     # That of `turned`, of relative size eps: its square, times |V|^2 = 1e4. 1e-11 seen.
     assert (value <= 1e4 * float(np.finfo(dtype).eps) ** 2).all()
-    # Where the value is held at 0 the gradient is left as it is.
-    _, slopes = both(np.full((200, 6), 1e-6, dtype))
-    assert (np.abs(slopes).max(-1) > 0).all()
     # Columns in another order, with other signs, are the same to the last bit.
     total = lambda m: parametric.low_rank_multivariate_normal(
         m, factor, diag, 0.0, factor[..., ::-1] * np.array([1, -1], dtype), diag
     )
     assert (quick(total)(np.zeros((200, 6), dtype)) == 0).all()
+
+
+@quick
+def of_turned_factors(m, factor, diag, turned):
+    total = lambda m: parametric.low_rank_multivariate_normal(
+        m, factor, diag, 0.0, turned, diag
+    )
+    return total(m), jax.grad(lambda m: total(m).sum())(m)
+
+
+def test_low_rank_factors_of_which_rounding_is_negative():
+    """Of as many factors as features: 10 of 400 are -3e-11 to 0 before they are held at 0,
+    where the gradient is left as it is.
+    """
+    rng = np.random.default_rng(1)
+    diag = np.exp(rng.uniform(-6, 6, (400, 3))).astype("f4")
+    factor = (3 * rng.normal(size=(400, 3, 3))).astype("f4")
+    rotation = np.linalg.qr(rng.normal(size=(400, 3, 3)))[0]
+    turned = (factor @ rotation).astype("f4")
+    value, _ = of_turned_factors(np.zeros((400, 3), "f4"), factor, diag, turned)
+    assert (value >= 0).all()
+    _, slopes = of_turned_factors(np.full((400, 3), 1e-6, "f4"), factor, diag, turned)
+    assert (np.abs(slopes).max(-1) > 0).all()
 
 
 # --- far from one ----------------------------------------------------------------------

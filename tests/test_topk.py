@@ -1,5 +1,7 @@
 """KL from the k largest log-probabilities: value, bound, boundary, derivatives."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import mpmath as mp
@@ -349,6 +351,17 @@ def test_boundary():
         if tail != "renormalize":
             assert np.isnan(value[3:]).all()
     assert (found["bucket"][0][1:3] == INF).all()
+
+
+def test_what_is_ignored_takes_no_place():
+    """Its index is no index, and no other's; nor is its entry in the list."""
+    q, half = np.array([0.0, 1.0, 2.0], "f4"), np.float32(np.log(0.5))
+    for tail in TAILS:
+        kl = quick(functools.partial(topk_kl_divergence, tail=tail))
+        expected = kl(half[None], np.array([0]), q)
+        for index in ([2, 0, 7], [0, 0, 0], [-1, 0, 1]):
+            found = kl(np.array([-INF, half, -INF], "f4"), np.array(index), q)
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_a_masked_vocabulary_has_finite_gradients():
