@@ -41,6 +41,14 @@ def polynomial(coefficients: Sequence[ArrayLike], x: Array) -> Array:
     return total
 
 
+def nan_where(undefined: Array, value: Array) -> Array:
+    """`value`, or nan. Where jit is disabled, jax_debug_nans would stop at a literal nan
+    though nothing is undefined; 0 / 0 is nan only where something is.
+    """
+    nothing = 1 - undefined.astype(value.dtype)
+    return jnp.where(undefined, jnp.zeros_like(nothing) / nothing, value)
+
+
 def clamp_min(x: Array, bound: ArrayLike) -> Array:
     """`x`, or the bound where that is more. jnp.maximum takes four instructions of a CPU,
     as it keeps a nan of either side; this one takes one, and keeps that of `x`.

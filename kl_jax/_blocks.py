@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from kl_jax._arithmetic import jitted_custom_jvp, linear, row_sum, two_sum
+from kl_jax._arithmetic import jitted_custom_jvp, linear, nan_where, row_sum, two_sum
 from kl_jax._contracts import AxisName
 from kl_jax._exponentials import exp_of_sum, powers_of
 from kl_jax._passes import (
@@ -61,7 +61,7 @@ def merge(blocks: Block, axis: int = 0) -> Block:
     beside = top == float(jnp.finfo(top.dtype).max)
     infinite = jnp.any((inner.kl == jnp.inf) & ~empty_p & ((a == top) | ~beside), -1)
     unknown = jnp.any(jnp.isnan(inner.kl), -1) | jnp.isnan(block.kl)
-    kl = jnp.where(unknown, jnp.nan, jnp.where(infinite, jnp.inf, kl))
+    kl = nan_where(unknown, jnp.where(infinite, jnp.inf, kl))
     return block._replace(mean=jnp.where(kl == jnp.inf, 0, mean), kl=kl)
 
 

@@ -41,6 +41,8 @@ def _array(function: str, name: str, value: Any) -> Array:
         raise TypeError(
             f"{function}: {name} must be an array, found {type(value).__name__}."
         )
+    if isinstance(value, Array):
+        return value  # asarray would be an operation, at which jax_debug_infs looks
     try:
         # Outside `jit`, jnp.asarray compiles a program for each shape of a NumPy array.
         as_array = jax.device_put if isinstance(value, np.ndarray) else jnp.asarray

@@ -22,6 +22,7 @@ from kl_jax._arithmetic import (
     clamp_min,
     divide,
     jitted_custom_jvp,
+    nan_where,
     polynomial,
     reciprocal,
     tangent,
@@ -138,14 +139,6 @@ def _exp_parts(x: Array) -> _ExpParts:
     return _ExpParts(near, r, _power_of_2(n), r + phi_r, phi_r)
 
 
-def _expm1_and_error(e: _ExpParts) -> tuple[Array, Array]:
-    """e^x - 1 and the error of the last rounding in it: the first part is the larger."""
-    large = jnp.where(e.near, e.remainder, e.scale - 1)
-    small = jnp.where(e.near, e.phi, e.scale * e.expm1)
-    total = large + small
-    return total, (large - total) + small
-
-
 def _reduced_argument(x: Array) -> tuple[Array, Array]:
     """r and n with x = r + n log 2 and |r| <= 0.35, for x within the exponents."""
     high, low = _LOG_2[x.dtype]
@@ -198,15 +191,16 @@ def powers_of(x: Array) -> Powers:
 @jitted_custom_jvp
 def expm1(x: Array) -> Array:
     """e^x - 1. Its derivative is e^x."""
-    return _expm1_and_error(_exp_parts(x))[0]
+    e = _exp_parts(x)
+    return jnp.where(e.near, e.remainder + e.phi, (e.scale - 1) + e.scale * e.expm1)
 
 
 expm1.defjvps(lambda dx, _, x: clamp_finite(jnp.exp(x)) * dx)
 
 
 def _log_of_sum(a: Array, b: Array) -> Array:
-    """log(a + b), of full relative accuracy also where the sum is nearly 1. Neither may be
-    a literal: XLA would fold what two_sum takes from it.
+    """log(a + b) of a sum >= 0, of full relative accuracy also where that is nearly 1.
+    Neither may be a literal: XLA would fold what two_sum takes from it.
     """
     total, error = two_sum(a, b)
     if total.dtype == jnp.float32:
@@ -221,8 +215,7 @@ def _log_of_sum(a: Array, b: Array) -> Array:
         series = x - quotient * (x - 2 * square * polynomial(_ATANH_SERIES, square))
         value = jnp.where(near, series, jnp.log(total) + quotient)
     regular = (0 < total) & (total < jnp.inf)
-    edge = jnp.where(total == 0, -jnp.inf, jnp.where(total == jnp.inf, jnp.inf, jnp.nan))
-    return jnp.where(regular, value, edge)
+    return jnp.where(regular, value, jnp.where(total == 0, -jnp.inf, total))
 
 
 def _log_of_float32(total: Array, error: Array) -> Array:
@@ -244,7 +237,7 @@ def _log_of_float32(total: Array, error: Array) -> Array:
 @jitted_custom_jvp
 def log1p(x: Array) -> Array:
     """log(1 + x) for x >= -1. Its derivative is 1 / (1 + x)."""
-    return _log_of_sum(jnp.maximum(x, 1), jnp.minimum(x, 1))
+    return nan_where(x < -1, _log_of_sum(jnp.maximum(x, 1), jnp.minimum(x, 1)))
 
 
 log1p.defjvps(lambda dx, _, x: clamp_finite(reciprocal(1 + x)) * dx)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
-from kl_jax._arithmetic import jitted_custom_jvp, tangent
+from kl_jax._arithmetic import jitted_custom_jvp, nan_where, tangent
 from kl_jax._blocks import (
     OutcomeTerms,
     instantiated,
@@ -48,7 +48,7 @@ class Family:
         self, axis_name: AxisName, a: Array, b: Array, *parameters: Array
     ) -> Array:
         """Of logits whose outcomes are along the last axis, and of parameters of rows."""
-        parameters = tuple(jnp.where(self.contains(x), x, jnp.nan) for x in parameters)
+        parameters = tuple(nan_where(~self.contains(x), x) for x in parameters)
         return _value(self, axis_name, a, b, parameters)
 
     def contains(self, parameter: Array) -> Array:
@@ -166,61 +166,18 @@ def _tangent(
     da, db, dparameters = tangents
     of_rows = (t if isinstance(t, SymbolicZero) else t[..., None] for t in dparameters)
     changes = (da, db, *of_rows)
-    wanted = tuple(not isinstance(t, SymbolicZero) for t in changes)
 
     @rematerialized
     def change(kept: Any, a: Array, b: Array) -> Array:
-        block, rows, parameters = kept
-        slopes = _slopes(family, wanted, block, rows, a, b, parameters)
-        like = jnp.broadcast_to(rows[0][..., None], a.shape)
-        terms = ((y, t) for y, t in zip(slopes, changes, strict=True) if y is not None)
-        return sum_outcomes(axis_name, tangent(like, *terms))
+        block, *numbers = kept
+        rows, parameters = (tuple(y[..., None] for y in x) for x in numbers)
+        x = outcome_terms(block, a, b)
+        slopes = family.slopes(x, rows, *family.constants, *parameters)
+        # Those of constants are none.
+        terms = zip(slopes[: len(changes)], changes, strict=True)
+        return sum_outcomes(axis_name, tangent(jnp.broadcast_to(rows[0], a.shape), *terms))
 
     return change((block, rows, parameters), a, b)
-
-
-@functools.partial(jitted_custom_jvp, static=(0, 1))
-def _slopes(
-    family: Family,
-    wanted: tuple[bool, ...],
-    block: Block,
-    rows: Rows,
-    a: Array,
-    b: Array,
-    parameters: Rows,
-) -> tuple[Array | None, ...]:
-    """dD/da, dD/db and dD/dparameter of each outcome, where they are wanted."""
-    operands = (a, b, *block, *rows, *parameters)
-    of_part = functools.partial(_slopes_of_part, family, wanted, len(rows))
-    return by_rows(lambda *take: of_part(*(x() for x in take)), of_part, *operands)
-
-
-def _slopes_of_part(
-    family: Family,
-    wanted: tuple[bool, ...],
-    count: int,
-    a: Array,
-    b: Array,
-    *numbers: Array,
-) -> tuple[Array | None, ...]:
-    block, beside = _parted(numbers)
-    x = outcome_terms(block, a, b)
-    slopes = family.slopes(x, beside[:count], *family.constants, *beside[count:])
-    # A constant is no argument.
-    slopes = slopes[: len(wanted)]
-    return tuple(y if keep else None for y, keep in zip(slopes, wanted, strict=True))
-
-
-@_slopes.defjvp
-def _slopes_jvp(family, wanted, primals, tangents):
-    """Not in tiles."""
-    slopes = _slopes(family, wanted, *primals)
-
-    def of(block: Block, rows: Rows, a: Array, b: Array, parameters: Rows) -> Any:
-        numbers = (*block, *rows, *parameters)
-        return _slopes_of_part(family, wanted, len(rows), a, b, *numbers)
-
-    return slopes, jax.jvp(of, primals, tangents)[1]
 
 
 @functools.partial(jitted_custom_jvp, static=(0, 1))

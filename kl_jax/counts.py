@@ -13,6 +13,7 @@ from kl_jax import _checks, _contracts
 from kl_jax._arithmetic import (
     clamp_finite,
     jitted_custom_jvp,
+    nan_where,
     power_of_2_near,
     sum_last,
     tangent,
@@ -127,7 +128,7 @@ def _from_counts(counts_p: Array, counts_q: Array, pseudocount: Array) -> Array:
     value = (sum_last(terms, jnp.zeros_like(terms))[0] / p.total)[..., 0]
     value = jnp.where(jnp.any(terms == jnp.inf, -1), jnp.inf, value)  # its error is nan
     valid = jnp.all((counts_p >= 0) & (counts_q >= 0) & (pseudocount >= 0), -1)
-    return jnp.where(valid & (value >= 0), value, jnp.nan)
+    return nan_where(~(valid & (value >= 0)), value)
 
 
 def _from_counts_jvp(primals, tangents):

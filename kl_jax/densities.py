@@ -13,6 +13,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts, _keywords
+from kl_jax._arithmetic import nan_where
 from kl_jax.elementwise import rel_entr_of_logs
 
 __all__ = ["kl_from_densities"]
@@ -254,7 +255,7 @@ def _nodes(
     """
     first, second, *inner = _contracts.limits(function, low=low, high=high, points=points)
     sign = jnp.where(first > second, -1, 1).astype(first.dtype)
-    sign = jnp.where(jnp.isnan(first) | jnp.isnan(second), jnp.nan, sign)
+    sign = nan_where(jnp.isnan(first) | jnp.isnan(second), sign)
     low, high = jnp.minimum(first, second), jnp.maximum(first, second)
     edges = [low[None], high[None]]
     if inner:
@@ -264,7 +265,7 @@ def _nodes(
             function, "points", between, lambda _: is_inside, "be inside the limits"
         )
         edges.insert(1, jnp.sort(jnp.clip(between, low, high)))
-        sign = jnp.where(jnp.any(jnp.isnan(between)), jnp.nan, sign)
+        sign = nan_where(jnp.any(jnp.isnan(between)), sign)
     edges = jnp.concatenate(edges)
     x, weights = jax.vmap(functools.partial(_piece, order))(edges[:-1], edges[1:])
     return x.ravel(), sign * weights.ravel()

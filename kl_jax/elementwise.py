@@ -137,7 +137,7 @@ log_ratio.defjvp(_log_ratio_jvp, symbolic_zeros=True)
 def _of_measures(p: Array, q: Array, value: Array) -> Array:
     """SciPy's convention outside the domain: inf for a negative argument, nan for nan."""
     value = jnp.where((p < 0) | (q < 0), jnp.inf, value)
-    return jnp.where(jnp.isnan(p) | jnp.isnan(q), jnp.nan, value)
+    return jnp.where(jnp.isnan(p), p, jnp.where(jnp.isnan(q), q, value))
 
 
 def _without_negatives(p: Array, q: Array) -> tuple[Array, Array]:
@@ -397,7 +397,7 @@ def rel_entr_of_log_q(p: Array, log_q: Array) -> Array:
     log p - log_q + 1 in p, 0 at p = 0; -p in log_q.
     """
     value = jnp.where(p == 0, 0, p * _log_ratio_of_log_q(p, log_q))
-    return jnp.where(jnp.isnan(log_q), jnp.nan, value)
+    return jnp.where(jnp.isnan(log_q), log_q, value)
 
 
 def _rel_entr_of_log_q_jvp(primals, tangents):
@@ -422,7 +422,7 @@ def rel_entr_of_logs(log_p: Array, log_q: Array) -> Array:
     # underflows and the product would be nan.
     value = jnp.where(jnp.isinf(log_q), difference, jnp.exp(log_p) * difference)
     value = jnp.where(log_p == -jnp.inf, 0, value)
-    return jnp.where(jnp.isnan(log_q), jnp.nan, value)
+    return jnp.where(jnp.isnan(log_q), log_q, value)
 
 
 def _rel_entr_of_logs_jvp(primals, tangents):

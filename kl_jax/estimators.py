@@ -13,7 +13,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts, _keywords
-from kl_jax._arithmetic import jitted_custom_jvp, power_of_2_near, tangent
+from kl_jax._arithmetic import jitted_custom_jvp, nan_where, power_of_2_near, tangent
 from kl_jax._exponentials import expm1, phi
 from kl_jax.elementwise import log_ratio
 
@@ -244,7 +244,7 @@ def _from_samples(k: int, x: Array, y: Array) -> Array:
         others,
     )
     value = jnp.mean(jnp.where(none, together, apart)) + math.log(m / (n - 1))
-    return jnp.where(largest < jnp.inf, value, jnp.nan)
+    return nan_where(~(largest < jnp.inf), value)
 
 
 def _squared_distance(a: Array, b: Array) -> Array:

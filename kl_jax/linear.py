@@ -184,7 +184,7 @@ def _of_heads(static: _Static, *sides: _Head) -> Array:
 
 def _by_row(head: _Head) -> _Head:
     """With one axis of rows, and the temperature in a dtype computed in."""
-    t = head.temperature
+    t = jnp.asarray(head.temperature)  # where jit is disabled, a number
     return head._replace(
         hidden=head.hidden.reshape(-1, head.hidden.shape[-1]),
         temperature=t if t.dtype == jnp.float64 else t.astype(jnp.float32),

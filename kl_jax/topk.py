@@ -16,7 +16,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts, _keywords
-from kl_jax._arithmetic import jitted_custom_jvp, sum_last
+from kl_jax._arithmetic import jitted_custom_jvp, nan_where, sum_last
 from kl_jax._blocks import log_mass
 from kl_jax._contracts import AxisName
 from kl_jax._exponentials import exp_in_two_words
@@ -186,7 +186,7 @@ def _of_rows(
             jnp.concatenate([log_p, log_rest[..., None]], -1),
             jnp.concatenate([here, log_rest_q[..., None]], -1),
         )
-    return jnp.where(contradiction | outside, jnp.nan, kl)
+    return nan_where(contradiction | outside, kl)
 
 
 @functools.partial(jitted_custom_jvp, static=(0,))
@@ -207,7 +207,7 @@ def _log_rest(eps: float, log_p: Array, q_has_none: Array) -> Array:
     rounding = eps * jnp.sum(jnp.where(p == 0, 0, p * jnp.abs(log_p)), -1)
     some = rest > rounding + jnp.where(q_has_none, 1, 0) * eps
     value = jnp.where(some, jnp.log(jnp.where(some, rest, 1)), -jnp.inf)
-    return jnp.where(rest < -(rounding + 2 * eps), jnp.nan, value)
+    return nan_where(rest < -(rounding + 2 * eps), value)
 
 
 @_log_rest.defjvp

@@ -50,7 +50,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts, _keywords
-from kl_jax._arithmetic import result_dtype
+from kl_jax._arithmetic import nan_where, result_dtype
 from kl_jax._contracts import AxisName
 from kl_jax._functions import (
     described,
@@ -397,7 +397,9 @@ def _reduced(
     if weights is not None and partial:
         return Weighted(jnp.where(some, value, 0), some.astype(value.dtype))
     if function == "mean":
-        return jnp.where(some, value, empty)
+        # A literal nan would stop jax_debug_nans where jit is disabled.
+        nothing = nan_where(~some, value) if math.isnan(empty) else empty
+        return jnp.where(some, value, nothing)
     # 0 / 0 only of a length of 0, and a constant: the gradient there is 0.
     nothing = quotient(jnp.zeros_like(total), rows, length)
     return jnp.where(some, value, lax.stop_gradient(nothing))

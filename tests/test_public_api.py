@@ -131,7 +131,7 @@ MAY_IMPORT = {
     "linear": OF_PUBLIC | {"_arithmetic", "_blocks", "_passes", "_sharding"},
     "estimators": OF_PUBLIC | {"_arithmetic", "_exponentials", "elementwise"},
     "counts": OF_PUBLIC | {"_arithmetic", "_exponentials", "elementwise"},
-    "densities": OF_PUBLIC | {"elementwise"},
+    "densities": OF_PUBLIC | {"_arithmetic", "elementwise"},
     "parametric": OF_PUBLIC
     | {"_arithmetic", "_exponentials", "_sharding", "elementwise", "parametric"},
     "transforms": OF_PUBLIC | {"_arithmetic", "_functions"},

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax._arithmetic import divide, multiply
+from kl_jax._arithmetic import divide, multiply, nan_where
 from kl_jax.elementwise import generalized_kl_term
 from kl_jax.parametric._convex import SOFTPLUS, bregman
 from kl_jax.parametric.domain import (
@@ -63,7 +63,8 @@ def binomial(
     some = m > 0  # 0 trials tell nothing, however different p and q
     value = multiply(m, _bernoulli(p, jnp.where(some, q, p)))
     value = jnp.where(some, value, 0)
-    return jnp.where((n == m) | (p == 0), value, jnp.where(n > m, jnp.inf, jnp.nan))
+    known = (n == m) | (p == 0)
+    return nan_where(~known & (n < m), jnp.where(known, value, jnp.inf))
 
 
 @closed_form(probs=positive_probability)

@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts
+from kl_jax._arithmetic import nan_where
 from kl_jax._sharding import auto_sharded
 
 P = ParamSpec("P")
@@ -111,7 +112,7 @@ def closed_form(
             if of_vectors:
                 # JAX has no sharding rules for solves and Cholesky factors of sharded rows.
                 of_rows = auto_sharded(mathematics, min(safe, key=jnp.ndim))
-            return jnp.where(inside, of_rows(*safe), jnp.nan)
+            return nan_where(~inside, of_rows(*safe))
 
         @functools.wraps(body)
         def public(*args: P.args, **kwargs: P.kwargs) -> Array:
