@@ -301,6 +301,6 @@ def _piece(order: int, low: Array, high: Array) -> tuple[Array, Array]:
 
 
 def _next(x: Array, towards: Array) -> Array:
-    """The number after it, that moves as it does."""
+    """The number after it, that moves as it does; infinity itself."""
     step = jnp.nextafter(*lax.stop_gradient((x, towards))) - x
-    return x + lax.stop_gradient(step)
+    return x + lax.stop_gradient(jnp.where(jnp.isinf(x), 0, step))
