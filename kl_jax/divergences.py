@@ -166,7 +166,7 @@ def jeffreys_divergence(
       TypeError: If the logits are not floating point, or `where` is not boolean.
 
     Boundary: inf where one of p and q is 0 and the other is not. 0 where p has no outcome.
-    Gradient: the sum of those of both directions; finite wherever the value is.
+    Gradient: the sum of those of both directions; numbers also where the value is inf.
     Error: at most 8 ULP for values of 2^-90 and more in float32
       (benchmarks/accuracy.py: 4.4, and 4.4 in float64).
 
@@ -318,8 +318,7 @@ def skew_kl_divergence(
 
     Boundary: 0 at skew = 1, and where p has no outcome; finite where q = 0 < p unless
       skew = 0. nan only from nan and where an array `skew` is outside [0, 1].
-    Gradient: that of KL(p || m) through m, in an array `skew` too; finite wherever the
-      value is.
+    Gradient: that of KL(p || m) through m, in an array `skew` too; finite everywhere.
     Error: at most 8 ULP for values of 2^-90 and more in float32
       (benchmarks/accuracy.py: 7.2, and 6.7 in float64).
 
@@ -373,9 +372,9 @@ def renyi_divergence(
     Boundary: inf where p and q have no outcome in common, and for an order >= 1 where
       q = 0 < p. 0 where p has no outcome. nan only from nan and where an
       array `order` is not finite and > 0.
-    Gradient: finite wherever the value is. In an array `order` it is KL(w || p) /
-      (1 - order)^2 with w the p^order q^(1 - order) of sum 1; half the variance of
-      log(p / q) under p at order 1.
+    Gradient: finite everywhere; 0 and q - p where the value is inf. In an array `order` it
+      is KL(w || p) / (1 - order)^2 with w the p^order q^(1 - order) of sum 1; half the
+      variance of log(p / q) under p at order 1.
     Error: at most 8 ULP for orders up to 2 and values of 2^-90 and more in float32
       (benchmarks/accuracy.py: 5.6, and 7.3 in float64). Above, the error of log(q / p) is
       multiplied by the order.
