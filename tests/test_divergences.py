@@ -106,6 +106,24 @@ def test_error_in_ulp_of_few_rows(size, rows):
     assert_within(BOUND, few, truth(a, b))
 
 
+@pytest.mark.parametrize(
+    ("name", "size"), [("kl", 1000), ("kl", 4096), ("jensen_shannon", 1000)]
+)
+def test_a_row_has_the_same_bits_in_any_batch(name, size):
+    """Values and slopes, on CPUs: as a trainer and a sampler must agree."""
+    a, b = (x[:24] for x in batch("float32", size))
+    whole = jax.value_and_grad(DIVERGENCES[name].function, 1)
+    both = compiled(jax.vmap(whole))
+    value, slopes = both(a, b)
+    if name == "kl":
+        np.testing.assert_array_equal(compiled(kl_divergence)(a, b), value)
+    for rows in (1, 5):
+        for i in range(0, 15, rows):
+            found = both(a[i : i + rows], b[i : i + rows])
+            np.testing.assert_array_equal(found[0], value[i : i + rows])
+            np.testing.assert_array_equal(found[1], slopes[i : i + rows])
+
+
 def test_half_precision_is_computed_in_float32():
     """The logits are rounded, and then exact. 1024 outcomes are two chunks."""
     a, b = (x[:12].astype(jnp.bfloat16) for x in batch("float32", 1024, seed=12))
