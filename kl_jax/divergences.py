@@ -86,9 +86,9 @@ def kl_divergence(
       5.1 in float64), however little the logits differ and whatever offset they have.
       Below, twice the smallest normal number. On CPUs a row of a multiple of 8 outcomes has
       the same bits alone, in any batch and under vmap; of other numbers of outcomes batches
-      of a few rows differ by up to 3 ULP, as XLA orders what is left of a vector. Gradients and Fisher-vector products: 1e-6
-      of the largest component in float32; 1e-5 where an outcome with log(q / p) = -40
-      holds most of the KL.
+      of a few rows differ by up to 3 ULP, as XLA orders what is left of a vector. Gradients
+      and Fisher-vector products: 1e-6 of the largest component in float32; 1e-5 where an
+      outcome with log(q / p) = -40 holds most of the KL.
 
     >>> import jax.numpy as jnp
     >>> p = jnp.log(jnp.array([0.5, 0.5]))
