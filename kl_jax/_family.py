@@ -5,9 +5,9 @@ F is homogeneous of degree 1. With u = dF/dp and v = dF/dq, of logits a and b,
     D = sum p u + q v,    dD = sum p (u - E_p[u]) da + sum q (v - E_q[v]) db,
 
 so that E_q[v] beside D is all that the slopes need of a row, and no derivative goes through
-a logarithm of sums. A divergence is its term F, written without cancellation, and the two
-products p u and q v; `Divergence` is what the rule asks of them, and of Renyi's, which is a
-function of such a sum.
+a logarithm of sums. An `FDivergence` is its term F, written without cancellation, and the
+two products p u and q v. `Family` is what the rule asks of it, and of Renyi's divergence,
+which is a function of such a sum.
 """
 
 from __future__ import annotations
