@@ -427,6 +427,11 @@ def _in_tiles(tile: OfRows, *operands: Array) -> Any:
             return jax.tree.map(lambda x, y: place(x, y, axis=0), found, new)
 
         like = jax.eval_shape(lambda: of_tile(lambda x: x[:size]))
-        nothing = jax.tree.map(lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype), like)
+        # Inside shard_map results vary over the axes that operands do, and so must these.
+        firsts = (x[(0,) * x.ndim] != 0 for x in operands)
+        none = functools.reduce(jnp.logical_or, firsts) & False
+        nothing = jax.tree.map(
+            lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype) + none.astype(x.dtype), like
+        )
         found = lax.fori_loop(0, -(-rows // size), put, nothing)
     return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found)

@@ -277,6 +277,12 @@ The bits of a row depend on how many there are.
 +missing = 0
 test_divergences.py::test_a_row_has_the_same_bits_in_any_batch[kl-1000]
 
+results_that_vary
+The loop over tiles begins with what is the same on all devices.
+-lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype) + none.astype(x.dtype), like
++lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype), like
+test_sharding.py::test_tiles_of_rows_inside[kl]
+
 rest_of_a_row
 What is left of a row after blocks of 64 is lost.
 -row_sum(jnp.concatenate([sums, rest], -1) if rest.size else sums)

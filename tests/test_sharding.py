@@ -119,6 +119,17 @@ def test_gradients(name):
         assert relative(found, true) <= (1e-6 if name == "kl" else 1e-4)
 
 
+@pytest.mark.parametrize("name", ["kl", "jensen_shannon"])
+def test_tiles_of_rows_inside(name):
+    """More rows than a tile of a device has: what its loop carries varies over devices."""
+    x = jax.ShapeDtypeStruct((4096, 2048), jnp.float32)
+    value, slopes = jax.eval_shape(
+        derivatives(over_vocab(DIVERGENCES[name].function)), x, x
+    )
+    assert value.shape == (4096,)
+    assert all(slope.shape == x.shape for slope in slopes)
+
+
 @pytest.mark.slow
 def test_derivatives_taken_inside():
     """Of shard_map's body: each device has the gradient of its own logits."""
