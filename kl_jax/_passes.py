@@ -300,7 +300,7 @@ def sums_in_blocks(*terms: Array) -> tuple[Array, ...]:
 _BLOCK = 64
 
 # Of a product XLA adds 8 sums at a time in one order, and the last 1 to 7 in another: with
-# all of them in the first a row has the same bits in any batch.
+# all of them in the first the sum of a row has the same bits in any batch.
 _TOGETHER = 8
 
 

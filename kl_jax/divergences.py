@@ -24,13 +24,7 @@ from kl_jax import _checks, _contracts
 from kl_jax._arithmetic import clamp_finite, result_dtype, root
 from kl_jax._blocks import OutcomeTerms, summary
 from kl_jax._contracts import AxisName
-from kl_jax._exponentials import (
-    expm1,
-    log_shares,
-    phi,
-    phi_series,
-    phi_series_holds,
-)
+from kl_jax._exponentials import expm1, log_shares, phi, phi_series, phi_series_holds
 from kl_jax._family import Family, FDivergence
 from kl_jax._renyi import RENYI
 
@@ -84,11 +78,10 @@ def kl_divergence(
       Reverse mode keeps the logits and nine numbers a row.
     Error: at most 8 ULP where KL >= 2^-90 in float32 (benchmarks/accuracy.py: 4.4, and
       5.1 in float64), however little the logits differ and whatever offset they have.
-      Below, twice the smallest normal number. On CPUs a row of a multiple of 8 outcomes has
-      the same bits alone, in any batch and under vmap; of other numbers of outcomes batches
-      of a few rows differ by up to 3 ULP, as XLA orders what is left of a vector. Gradients
-      and Fisher-vector products: 1e-6 of the largest component in float32; 1e-5 where an
-      outcome with log(q / p) = -40 holds most of the KL.
+      Below, twice the smallest normal number. On CPUs the value of a row has the same bits
+      alone, in any batch and under vmap if the outcomes are a multiple of 8; else few rows
+      differ by up to 3 ULP. Gradients and Fisher-vector products: 1e-6 of the largest
+      component in float32; 1e-5 where an outcome with log(q / p) = -40 holds most of KL.
 
     >>> import jax.numpy as jnp
     >>> p = jnp.log(jnp.array([0.5, 0.5]))
@@ -201,8 +194,7 @@ def jensen_shannon_divergence(
     Args:
       logits_p: Logits of p; log-probabilities are logits. -inf is probability 0.
       logits_q: Logits of q, of the same shape.
-      beta: The weight of p in the mixture: a number of [0, 1], or a 0-d floating array
-        (as from an optax schedule), for all of whose values one program serves.
+      beta: The weight of p in the mixture, a number of [0, 1] or a 0-d floating array.
       axis: The axis of outcomes, or several.
       where: Outcomes that exist, as for `kl_divergence`.
       axis_name: Mesh axes over which the outcomes are split, as for `kl_divergence`.
@@ -264,8 +256,7 @@ def jensen_shannon_distance(
     Raises:
       ValueError: If the shapes differ, an axis is out of range, there is no outcome, or
         `beta` is a number outside [0, 1] or an array that is not 0-d.
-      TypeError: If the logits are not floating point, or `beta` is neither a number nor a
-        floating array.
+      TypeError: If the logits are not floating point, or `beta` is no number or array.
 
     Boundary: that of `jensen_shannon_divergence`, whose largest value is log 2 in nats.
     Gradient: that of the root; 0 where p = q, where it has a kink.
@@ -303,8 +294,7 @@ def skew_kl_divergence(
     Args:
       logits_p: Logits of p; log-probabilities are logits. -inf is probability 0.
       logits_q: Logits of q, of the same shape.
-      skew: The weight of p in the mixture, a number of [0, 1] or a 0-d floating array. 0
-        is `kl_divergence`.
+      skew: The weight of p in the mixture, a number of [0, 1] or a 0-d floating array.
       axis: The axis of outcomes, or several.
       where: Outcomes that exist, as for `kl_divergence`.
       axis_name: Mesh axes over which the outcomes are split, as for `kl_divergence`.
@@ -368,8 +358,8 @@ def renyi_divergence(
     Raises:
       ValueError: If the shapes differ, an axis is out of range, there is no outcome, or
         `order` is a number that is not finite and > 0 or an array that is not 0-d.
-      TypeError: If the logits are not floating point, `where` is not boolean, or `order`
-        is neither a number nor a floating array.
+      TypeError: If the logits or an array `order` are not floating point, `order` is no
+        number, or `where` is not boolean.
 
     Boundary: inf where p and q have no outcome in common, and for an order >= 1 where
       q = 0 < p. 0 where p has no outcome. nan only from nan and where an
