@@ -472,9 +472,7 @@ def weights(function: str, weights: Any, values: Array) -> Array:
 def positive_number(function: str, name: str, value: Any) -> Any:
     """A finite number > 0, or a 0-d floating array whose value is not looked at."""
     array = _scalar_array(function, name, value)
-    if array is None:
-        return _keywords.positive_number(function, name, value)
-    return array
+    return _keywords.positive_number(function, name, value) if array is None else array
 
 
 def fraction(function: str, name: str, value: Any) -> float | Array:

@@ -264,6 +264,7 @@ def _nodes(
         _checks.inside(
             function, "points", between, lambda _: is_inside, "be inside the limits"
         )
+        # A point that is not inside, which only `checked` can refuse, splits off nothing.
         edges.insert(1, jnp.sort(jnp.clip(between, low, high)))
         sign = nan_where(jnp.any(jnp.isnan(between)), sign)
     edges = jnp.concatenate(edges)
