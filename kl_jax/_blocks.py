@@ -116,6 +116,11 @@ def outcome_terms(block: Block, logits_p: Array, logits_q: Array) -> OutcomeTerm
     x, x_error = shifted(a, block.top)
     z, z_error = shifted(b, origin)
     r = ((z - x) + (z_error - x_error)) - offset
+    # Half the range below the largest logit there is no mass.
+    half = float(jnp.finfo(dtype).max) / 2
+    r = jnp.where(jnp.abs(r) >= half, jnp.sign(r) * jnp.inf, r)
+    absent = empty | ((a == -jnp.inf) & (b == -jnp.inf))
+    r = jnp.where(absent, 0, r)
     # The smaller of p and q is the larger times e^-|r|, and the difference is the larger
     # times 1 - e^-|r|, which neither cancels nor overflows: two exponentials for all three.
     up = r > 0
@@ -127,14 +132,14 @@ def outcome_terms(block: Block, logits_p: Array, logits_q: Array) -> OutcomeTerm
     q_minus_p = jnp.where(up, change, -change)
     d = delta_of(a, b, block.top, block.anchor) - block.mean
     d = jnp.where(p > jnp.where(block.kl == jnp.inf, jnp.inf, 0), d, 0)
-    # Half the range below the largest logit there is no mass.
-    half = float(jnp.finfo(dtype).max) / 2
-    r = jnp.where(jnp.abs(r) >= half, jnp.sign(r) * jnp.inf, r)
-    absent = empty | ((a == -jnp.inf) & (b == -jnp.inf))
-    r = jnp.where(absent, 0, r)
     log_p, log_q = x - jnp.log(size_p), z - jnp.log(size_q)
     log_p, log_q = (jnp.where(y <= -half, -jnp.inf, y) for y in (log_p, log_q))
     return OutcomeTerms(p, q, q_minus_p, r, d, log_p, log_q)
+
+
+def _less(t: Tangent, change: Array) -> Tangent:
+    """Relative to one change of each row."""
+    return t if isinstance(t, SymbolicZero) else t.astype(change.dtype) - change[..., None]
 
 
 def instantiated(x: Array, t: Tangent) -> Array:
@@ -147,17 +152,17 @@ def _outcome_terms_jvp(primals, tangents):
     dblock = Block(*map(instantiated, block, dblock))
     x = outcome_terms(block, a, b)
 
-    def change(t, shift, mass, dmass):
-        """Of the logit, relative to the mode's, and of the logarithm of its probability."""
-        if isinstance(t, SymbolicZero):  # and with it the change of the mass
-            return jnp.zeros_like(x.p), jnp.zeros_like(x.p)
-        t = t.astype(x.p.dtype) - shift[..., None]
-        return t, t - (dmass / jnp.where(mass == 0, 1, mass))[..., None]
+    def change(t, shift):
+        """Of a logit, relative to that of a mode."""
+        return instantiated(x.p, _less(t, shift))
 
-    da, dlog_p = change(da, dblock.top, block.mass_p, dblock.mass_p)
-    db, dlog_q = change(db, dblock.anchor, block.mass_q, dblock.mass_q)
+    def change_of_log(mass, dmass):
+        return (dmass / jnp.where(mass == 0, 1, mass))[..., None]
+
+    dlog_p = change(da, dblock.top) - change_of_log(block.mass_p, dblock.mass_p)
+    dlog_q = change(db, dblock.origin) - change_of_log(block.mass_q, dblock.mass_q)
     dp, dq = x.p * dlog_p, x.q * dlog_q
-    dd = (db - da) - dblock.mean[..., None]
+    dd = change(db, dblock.anchor) - change(da, dblock.top) - dblock.mean[..., None]
     return x, OutcomeTerms(dp, dq, dq - dp, dlog_q - dlog_p, dd, dlog_p, dlog_q)
 
 
@@ -192,8 +197,10 @@ def block_tangent(
 
 @functools.partial(jitted_custom_jvp, static=(0,))
 def summary(axis_name: AxisName, logits_p: Array, logits_q: Array) -> Block:
-    """The summary of each row. Only kl, mean, mass_p, mass_q, top and anchor carry
-    tangents: what `outcome_terms` reads. The position of the mode counts as fixed.
+    """The summary of each row. `outcome_terms` reads the tangents of kl, the mean, top and
+    anchor, and of the masses: that of mass_p beside the change of top, and that of mass_q
+    beside the change of q's largest logit, which is given as origin's. The positions of the
+    modes count as fixed.
     """
     block = summarize(logits_p, logits_q)
     return block if axis_name is None else merge(gather_shards(block, axis_name))
@@ -217,17 +224,27 @@ def summary_tangent(
     def change(block: Block, a: Array, b: Array) -> Block:
         x = outcome_terms(block, a, b)
         kl = total(kl_tangent(x, *tangents))
-        # Relative to the change at the mode: where p is nearly one outcome, the mean of
-        # the change is nearly that.
-        mode = (clamp_inf(a, x.p.dtype) == block.top[..., None]).astype(x.p.dtype)
-        count = jnp.where(block.mass_p == 0, 1, total(mode))
-        top, anchor = (total(linear(mode, (mode, t))) / count for t in tangents)
-        da, db = (
-            t if isinstance(t, SymbolicZero) else t.astype(x.p.dtype) - shift[..., None]
-            for t, shift in zip(tangents, (top, anchor), strict=True)
+        # Relative to the changes at the modes: where p or q is nearly one outcome, the mean
+        # of the change is nearly that, and what is left of it would be rounding.
+        largest = lax.stop_gradient(jnp.max(clamp_inf(b, x.p.dtype), -1))
+        largest = largest if axis_name is None else lax.pmax(largest, axis_name)
+        modes = (
+            clamp_inf(y, x.p.dtype) == z[..., None]
+            for y, z in ((a, block.top), (b, largest))
         )
-        masses = (total(y) for y in mass_tangents(x, da, db))
-        return block_tangent(block, kl, *masses)._replace(top=top, anchor=anchor)
+        of_p, of_q = (mode.astype(x.p.dtype) for mode in modes)
+
+        def at(mode: Array, t: Tangent) -> Array:
+            count = total(mode)
+            return total(linear(mode, (mode, t))) / jnp.where(count == 0, 1, count)
+
+        da, db = tangents
+        top, anchor, origin = at(of_p, da), at(of_p, db), at(of_q, db)
+        log_mass_p, _, mean = mass_tangents(x, _less(da, top), _less(db, anchor))
+        log_mass_q = linear(x.p, (x.q, _less(db, origin)))
+        masses = (total(y) for y in (log_mass_p, log_mass_q, mean))
+        change = block_tangent(block, kl, *masses)
+        return change._replace(top=top, anchor=anchor, origin=origin)
 
     return change(block, a, b)
 

@@ -412,9 +412,9 @@ def log_shares(r: Array, weight: Array, rest: Array) -> tuple[Array, Array]:
     nothing while w (e^-r - 1) <= 1, and log(m / p) = log(w + (1 - w) e^r) nothing beyond;
     the other is r more or less, of which at most half cancels.
     """
+    powers = powers_of(jnp.abs(r))  # as `outcome_terms` has them: XLA makes them once
     swap = weight > 0.5
     w, r = jnp.where(swap, rest, weight), clamp_finite(jnp.where(swap, -r, r))
-    powers = powers_of(jnp.abs(r))
     x = w * jnp.where(r > 0, -powers.less, powers.growth)
     far = x > 1
     log_m = _log_of_sum(jnp.where(far, w, 1), jnp.where(far, (1 - w) * powers.ratio, x))

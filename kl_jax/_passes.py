@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 from kl_jax._arithmetic import clamp_min, result_dtype, row_sum, two_sum
 from kl_jax._exponentials import exp_of_sum, log1p, phi_series, phi_series_holds
@@ -57,9 +58,10 @@ def summarize(logits_p: Array, logits_q: Array) -> Block:
     return unstacked(by_rows(_tile, lambda *x: stacked(_of_whole(*x)), logits_p, logits_q))
 
 
-# Of two arrays, along the last axis: two sums, or p's largest logit and q's beside it.
+# Of two arrays, along the last axis: two sums; or p's largest logit, q's beside it, and the
+# place of both, -1 where that is not known.
 Sums = Callable[..., tuple[Array, ...]]
-Mode = Callable[[Array, Array], tuple[Array, Array]]
+Mode = Callable[[Array, Array], tuple[Array, ...]]
 
 # Where q's largest mass passes e^30 times p's, KL > 30 - log(size) and logarithms of the
 # two masses no longer cancel; e^30 times any size is far from overflow in float32.
@@ -119,18 +121,38 @@ class RowSums(NamedTuple):
     residual: Array  # sum of w d: 0 but for the rounding of the mean
 
 
+def _sums_of_weights(
+    sums: Sums, weight: Array, moment: Array, top: Array, place: Array
+) -> tuple[Array, ...]:
+    """The mass and the moment. The weight of the mode, 1, is added last: beside it each of
+    10 to 20 roundings is half an ULP of the mass, together 4 ULP.
+    """
+    if sums is sums_in_blocks:
+        rest, moment = _sum_in_blocks(weight, place), _sum_in_blocks(moment)
+    else:
+        rest, moment = sums(_with(weight, place, 0), moment)
+    return rest + ((place >= 0) & (top != -jnp.inf)).astype(rest.dtype), moment
+
+
+def _with(x: Array, place: Array, value: ArrayLike) -> Array:
+    """`value` at one place of each row."""
+    places = lax.broadcasted_iota(place.dtype, x.shape, x.ndim - 1)
+    return jnp.where(places == place, value, x)
+
+
 def _row_sums_of_finite(
-    logits_p: Array, logits_q: Array, mode: tuple[Array, Array], sums: Sums
+    logits_p: Array, logits_q: Array, mode: tuple[Array, ...], sums: Sums
 ) -> RowSums:
     """The two passes for finite logits, of which p's may be -inf too. For others, and where
     a power overflows, a number comes out that is not finite.
     """
     dtype = result_dtype(logits_p, logits_q)
-    a, b, top, anchor = (x.astype(dtype) for x in (logits_p, logits_q, *mode))
+    *values, place = logits_p, logits_q, *mode
+    a, b, top, anchor = (x.astype(dtype) for x in values)
     weight, delta = mass_of(a, top), delta_of(a, b, top, anchor)
     # Not where the weight is 0: where it underflows q may be 0, and 0 * -inf must show.
     delta = jnp.where(a < _bottom(top), 0, delta)
-    mass, moment = sums(weight, weight * delta)
+    mass, moment = _sums_of_weights(sums, weight, weight * delta, top, place)
     mean = moment / mass
     origin, remainder = two_sum(anchor, mean)
     mass_q = mass_of(b, origin) * jnp.exp(-remainder)
@@ -143,7 +165,7 @@ def _row_sums_of_finite(
 def row_sums(
     logits_p: Array,
     logits_q: Array,
-    mode: tuple[Array, Array],
+    mode: tuple[Array, ...],
     sums: Sums,
     blocks: Block | None = None,
     recompute: bool = True,
@@ -153,7 +175,7 @@ def row_sums(
     """
     dtype = result_dtype(logits_p, logits_q)
     largest = float(jnp.finfo(dtype).max)
-    top, at_mode = (clamp_inf(x, dtype) for x in mode)
+    top, at_mode = (clamp_inf(x, dtype) for x in mode[:2])
     top = jnp.where(top == -jnp.inf, 0, top)
     # b - anchor must not overflow.
     small = jnp.abs(at_mode) < largest * float(jnp.finfo(dtype).eps) / 4
@@ -171,7 +193,8 @@ def row_sums(
     # q = 0 < p, also where e^(a - top) underflows; beside +inf all else is 0.
     least_p, least_q = (jnp.where(x == largest, x, -largest) for x in (top, anchor))
     missing = (logits_q.astype(dtype) < least_q) & (logits_p.astype(dtype) >= least_p)
-    mass, moment = sums(weight, jnp.where(missing, -jnp.inf, weight * delta))
+    moment = jnp.where(missing, -jnp.inf, weight * delta)
+    mass, moment = _sums_of_weights(sums, weight, moment, mode[0], mode[2])
     mean = moment / jnp.where(mass == 0, 1, mass)
     peak = _max(b - anchor)
     infinite = jnp.isinf(mean) | ((peak == largest) & (at_mode < largest))
@@ -242,27 +265,28 @@ def block_of(x: RowSums) -> Block:
 # --- the same sums, as each platform computes them best ------------------------------
 
 
-def mode_by_mask(a: Array, b: Array) -> tuple[Array, Array]:
+def mode_by_mask(a: Array, b: Array) -> tuple[Array, ...]:
     """The largest logit of p, and q's at that outcome."""
     top = _max(a)
-    return top, _max(jnp.where(a == top, b, -jnp.inf))
+    return top, _max(jnp.where(a == top, b, -jnp.inf)), jnp.full(top.shape, -1)
 
 
-def _mode_by_index(a: Array, b: Array) -> tuple[Array, Array]:
+def _mode_by_index(a: Array, b: Array) -> tuple[Array, ...]:
     """Reads b at one outcome a row, where a mask reads all of it once more."""
-    index = jnp.argmax(a, -1, keepdims=True)
-    return jnp.take_along_axis(a, index, -1), jnp.take_along_axis(b, index, -1)
+    place = jnp.argmax(a, -1, keepdims=True)
+    return *(jnp.take_along_axis(x, place, -1) for x in (a, b)), place
 
 
-def _mode_by_chunk(a: Array, b: Array) -> tuple[Array, Array]:
+def _mode_by_chunk(a: Array, b: Array) -> tuple[Array, ...]:
     """Looks for the mode in the one chunk that holds it: 10 % of the whole on CPUs."""
-    size = math.gcd(a.shape[-1], 512)
-    if size < 64:
-        return mode_by_mask(a, b)
-    x, y = (z.reshape(*z.shape[:-1], -1, size) for z in (a, b))
-    index = jnp.argmax(jnp.max(x, -1), -1)[..., None, None]
-    x, y = (jnp.take_along_axis(z, index, -2)[..., 0, :] for z in (x, y))
-    return mode_by_mask(x, y)
+    outcomes = a.shape[-1]
+    size = max(n for n in range(1, min(outcomes, 128) + 1) if outcomes % n == 0)
+    size = size if size >= 16 else outcomes
+    x, y = (z.reshape(*z.shape[:-1], outcomes // size, size) for z in (a, b))
+    chunk = jnp.argmax(jnp.max(x, -1), -1, keepdims=True)
+    x, y = (jnp.take_along_axis(z, chunk[..., None], -2)[..., 0, :] for z in (x, y))
+    top, at_mode, place = _mode_by_index(x, y)
+    return top, at_mode, chunk * size + place
 
 
 def sums_apart(*terms: Array) -> tuple[Array, ...]:
@@ -304,7 +328,8 @@ _BLOCK = 64
 _TOGETHER = 8
 
 
-def _sum_in_blocks(x: Array) -> Array:
+def _sum_in_blocks(x: Array, place: Array | None = None) -> Array:
+    """Without the term at one place of each row, if that is given."""
     *rows, size = x.shape
     length = min(size, _BLOCK)
     # Of a length that divides the row, where there is one that is not short.
@@ -317,6 +342,14 @@ def _sum_in_blocks(x: Array) -> Array:
     missing = -len(blocks) % _TOGETHER
     sums = jnp.pad(blocks, ((0, missing), (0, 0))) @ jnp.ones(length, x.dtype)
     sums = sums[: len(blocks)].reshape(*rows, count)
+    if place is not None:
+        # Its block is summed again. A copy of all of x with a 0 there would take 10 %.
+        block = jnp.minimum(place // length, count - 1)
+        one = whole.reshape(*rows, count, length)
+        one = jnp.take_along_axis(one, block[..., None], -2)[..., 0, :]
+        beside = row_sum(_with(one, place - block * length, 0))
+        sums = _with(sums, block, beside)
+        rest = _with(rest, place - count * length, 0)
     return row_sum(jnp.concatenate([sums, rest], -1) if rest.size else sums)
 
 
@@ -404,6 +437,16 @@ def by_rows(tile: OfRows, whole: OfRows, *operands: Array) -> Any:
     return of_rows(*operands)
 
 
+def _rows_from(x: Array, start: Array, size: int) -> Array:
+    """So many rows of x. XLA for CPUs slices float32 instead of bfloat16, of which it makes
+    a copy of all rows: 64 MiB of [256, 32768] on both sides. Bits it slices as they are.
+    """
+    if x.dtype != jnp.bfloat16:
+        return lax.dynamic_slice_in_dim(x, start, size)
+    bits = lax.bitcast_convert_type(x, jnp.uint16)
+    return lax.bitcast_convert_type(lax.dynamic_slice_in_dim(bits, start, size), x.dtype)
+
+
 def _in_tiles(tile: OfRows, *operands: Array) -> Any:
     *shape, outcomes = operands[0].shape
     rows = math.prod(shape)
@@ -422,7 +465,7 @@ def _in_tiles(tile: OfRows, *operands: Array) -> Any:
             # The last tile overlaps the one before: no copy of the rows, whatever their
             # number.
             start = jnp.minimum(i * size, rows - size)
-            new = of_tile(lambda x: lax.dynamic_slice_in_dim(x, start, size))
+            new = of_tile(lambda x: _rows_from(x, start, size))
             place = functools.partial(lax.dynamic_update_slice_in_dim, start_index=start)
             return jax.tree.map(lambda x, y: place(x, y, axis=0), found, new)
 

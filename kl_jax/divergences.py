@@ -78,10 +78,10 @@ def kl_divergence(
       Reverse mode keeps the logits and nine numbers a row.
     Error: at most 8 ULP where KL >= 2^-90 in float32 (benchmarks/accuracy.py: 4.4, and
       5.1 in float64), however little the logits differ and whatever offset they have.
-      Below, twice the smallest normal number. On CPUs the value of a row has the same bits
-      alone, in any batch and under vmap if the outcomes are a multiple of 8; else few rows
-      differ by up to 3 ULP. Gradients and Fisher-vector products: 1e-6 of the largest
-      component in float32; 1e-5 where an outcome with log(q / p) = -40 holds most of KL.
+      Below, twice the smallest normal number. Gradients and Fisher-vector products (jvp of
+      grad): 1e-6 of the largest component in float32; 1e-5 where log(q / p) is -40. Values
+      on a CPU have the same bits for a row alone, in a batch, under vmap and in `shard_map`
+      if the outcomes are a multiple of 8; else, and on a mesh in plain `jit`, up to 4 ULP.
 
     >>> import jax.numpy as jnp
     >>> p = jnp.log(jnp.array([0.5, 0.5]))

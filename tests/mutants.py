@@ -181,6 +181,30 @@ test_divergences.py::test_parameters_that_are_arrays[renyi 0.5-2]
 
 [_passes.py]
 
+slices_of_bfloat16
+All rows are copied in float32.
+-if x.dtype != jnp.bfloat16:
++if x.dtype != jnp.float16:
+test_divergences.py::test_memory_of_value_and_gradient[kl]
+
+mode_in_its_block
+The weight of the mode is summed with the others.
+-sums = _with(sums, block, beside)
++beside = beside
+test_passes.py::test_the_mass_beside_one_mode
+
+mode_in_the_rest
+The mode is counted twice where it is in no block.
+-rest = _with(rest, place - count * length, 0)
++rest = rest + 0
+test_passes.py::test_the_mass_beside_one_mode
+
+empty_p_has_a_mode
+A row without outcomes has the mass of a mode.
+-((place >= 0) & (top != -jnp.inf))
++(place >= 0)
+test_divergences.py::test_boundary[float32-p has no outcome]
+
 deltas_error
 The rounding error of b - a is not put back.
 -jnp.where(jnp.abs(delta) < jnp.inf, error - origin_error, 0)
@@ -243,8 +267,8 @@ test_passes.py::test_platforms_agree[tpu-float32]
 
 mode_of_the_first_chunk
 The mode is looked for in the first chunk, whichever holds it.
--index = jnp.argmax(jnp.max(x, -1), -1)[..., None, None]
-+index = 0 * jnp.argmax(jnp.max(x, -1), -1)[..., None, None]
+-chunk = jnp.argmax(jnp.max(x, -1), -1, keepdims=True)
++chunk = 0 * jnp.argmax(jnp.max(x, -1), -1, keepdims=True)
 test_divergences.py::test_error_in_ulp_of_a_mode_in_the_last_chunk
 
 powers_without_their_error
@@ -355,8 +379,8 @@ test_divergences.py::test_boundary[float32-p has no outcome]
 
 mean_of_the_change
 The derivative of the centred difference is not centred.
--dd = (db - da) - dblock.mean[..., None]
-+dd = db - da
+-dd = change(db, dblock.anchor) - change(da, dblock.top) - dblock.mean[..., None]
++dd = change(db, dblock.anchor) - change(da, dblock.top)
 test_divergences.py::test_second_derivatives_and_every_mode[float32]
 
 change_of_the_mean
@@ -367,10 +391,14 @@ test_divergences.py::test_second_derivatives_and_every_mode[float32]
 
 change_relative_to_the_mode
 Changes of masses are not measured from the mode's.
--t if isinstance(t, SymbolicZero) else t.astype(x.p.dtype) - shift[..., None]
--            for
-+t if isinstance(t, SymbolicZero) else t.astype(x.p.dtype)
-+            for
+-else t.astype(change.dtype) - change[..., None]
++else t.astype(change.dtype)
+test_divergences.py::test_fisher_vector_products[float32]
+
+change_relative_to_the_other_mode
+Changes of q's mass are measured from p's mode.
+-top, anchor, origin = at(of_p, da), at(of_p, db), at(of_q, db)
++top, anchor, origin = at(of_p, da), at(of_p, db), at(of_p, db)
 test_divergences.py::test_fisher_vector_products[float32]
 
 checkpoint_of_the_derivative

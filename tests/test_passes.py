@@ -25,6 +25,20 @@ def test_the_whole(dtype):
     assert_invariants(block, dtype)
 
 
+@pytest.mark.parametrize("size", [1000, 1009])
+def test_the_mass_beside_one_mode(size):
+    """The weight 1 among the others would cost 4 ULP: each of 10 to 20 roundings is beside
+    it. Places in any block, and in what is in none.
+    """
+    rng = np.random.default_rng(3)
+    a = rng.normal(size=(200, size)).astype("f4")
+    places = np.append(rng.integers(size, size=199), size - 1)
+    a[np.arange(200), places] += rng.uniform(10, 22, 200).astype("f4")
+    mass = whole(a, a).mass_p
+    true = np.exp(a - a.max(-1, keepdims=True).astype("f8")).sum(-1)
+    np.testing.assert_allclose(mass, true, rtol=2.0**-23)
+
+
 @pytest.mark.parametrize("sides", [([0, -INF], [-3e38, -INF]), ([-3e38, -INF], [0, 0])])
 def test_one_outcome_near_the_smallest_float(sides):
     a, b = (np.float32(x) for x in sides)
