@@ -5,9 +5,13 @@
 
 Needs the `test` extra, matplotlib, and python-flint for the exact values of long rows,
 which a sample is compared with mpmath for; torch is measured where it is installed.
-About 13 minutes on an idle machine, --quick two.
+About 20 minutes on two idle cores, --quick two and a half.
 """
 
+import concurrent.futures
+import itertools
+import multiprocessing
+import os
 import pathlib
 import sys
 import warnings
@@ -77,10 +81,23 @@ KINDS = {
 OFFSETS = {"offset 1e3": 1e3, "offset 1e4": 1e4}
 
 
+def one_mode(rng, shape):
+    """Beside a mode of up to e^20, each of many small terms is rounded in a chain."""
+    a = rng.normal(size=shape)
+    a[:, 0] += rng.uniform(0, 20, shape[0])
+    return a
+
+
+# Of rows alone, where such chains were: 24 rows of it show 8 to 11 ULP of them, and 201
+# rows of each kind above at most 7.4.
+ALONE_KINDS = {**KINDS, "one mode": one_mode}
+
+
 def logits(kind, noise, shape, dtype):
     """Logits of p and of q, which differ by `noise` and then are rounded."""
-    rng = np.random.default_rng([list(KINDS).index(kind), *shape, round(-np.log10(noise))])
-    a = KINDS[kind](rng, shape)
+    seed = [list(ALONE_KINDS).index(kind), *shape, round(-np.log10(noise))]
+    rng = np.random.default_rng(seed)
+    a = ALONE_KINDS[kind](rng, shape)
     b = a + rng.normal(size=shape) * noise
     if "masked" in kind:
         gone = rng.uniform(size=shape) < rng.uniform(0, 1, (shape[0], 1))
@@ -106,6 +123,33 @@ def grid(dtype, quick):
 
 def level(k):
     return f"1e-{k}" if k else "1"
+
+
+# Of the rows that are measured alone: the noise levels, the rows of each kind at each of
+# them, and what is measured, by the number of outcomes. XLA for CPUs sums one to three rows
+# in another order than many, which once cost 15 ULP that no batch of rows showed. Each
+# batch is a program that takes 2 s to compile, so the other divergences are measured at
+# two lengths, one of them odd.
+ALONE_NOISE = {"float32": (0, 3, 6), "float64": (0, 6, 12)}
+ALONE_COUNT = {"float32": 67, "float64": 34}
+ALONE_QUICK_COUNT = 4
+OTHERS = [name for name, row in registry.DIVERGENCES.items() if row.label]
+ALONE = {509: ["kl"], 1000: ["kl", *OTHERS], 1024: ["kl"], 2047: ["kl", *OTHERS]}
+ALONE_QUICK = {
+    "float32": {2047: ["kl", "jeffreys", "jensen_shannon", "renyi 0.3"]},
+    "float64": {2047: ["kl"]},
+}
+
+
+def rows_alone(dtype, size, count):
+    """Logits of p and of q, and what each row is: `count` of each kind and noise level."""
+    each, names = [], []
+    for kind in ALONE_KINDS:
+        for k in ALONE_NOISE[dtype]:
+            each.append(logits(kind, 10.0**-k, (count, size), dtype))
+            names += [f"{kind}, noise {level(k)}, [{row}]" for row in range(count)]
+    a, b = (np.concatenate(x) for x in zip(*each, strict=True))
+    return a, b, names
 
 
 # Below, terms underflow. kl_divergence states its error from here on.
@@ -195,6 +239,24 @@ def in_digits(error):
 
 def power(text):
     return text.replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
+
+
+def ulps_above_floor(found, true):
+    """Of results for one true value; below the floor, of those negative or nan."""
+    dtype = found.dtype.name
+    return [
+        0.0 if x >= 0 and true < FLOOR[dtype] else oracles.ulps(x, true, dtype)
+        for x in found.tolist()
+    ]
+
+
+def of_largest_above_floor(found, true):
+    """The error of a gradient relative to its largest component; infinity of a nan."""
+    if not np.isfinite(found).all():
+        return np.inf
+    if exact.largest(true) < FLOOR[found.dtype.name]:
+        return 0.0
+    return exact.of_largest(found, true)
 
 
 def relative(found, true):
@@ -381,6 +443,80 @@ def others_table(dtype, grid):
         yield f"| {row.label} | " + " | ".join(cells) + " |"
 
 
+def by_rows(rows, function, a, b):
+    """The results of `function`, a compiled program, of so many rows at a time."""
+    starts = range(0, len(a), rows)
+    found = [function(a[i : i + rows], b[i : i + rows]) for i in starts]
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
+def value_errors(names, a, b, found):
+    """Of one row, in ULP: of the divergences of these names, each found several times."""
+    errors = []
+    for name, values in zip(names, found, strict=True):
+        row = registry.DIVERGENCES[name]
+        true = exact.kl_divergence(a, b) if name == "kl" else exact.divergence(row, a, b)
+        errors.append(ulps_above_floor(values, true))
+    return errors
+
+
+def gradient_errors(a, b, in_p, in_q):
+    """Of one row's gradients of KL, each relative to its largest component."""
+    pairs = (in_p, exact.gradient_p(a, b)), (in_q, exact.gradient_q(a, b))
+    return [of_largest_above_floor(found, true) for found, true in pairs]
+
+
+def alone_table(dtype, sizes, count, pool):
+    """Each row's errors alone, with two others, and among all of its kind.
+
+    The processes return errors: mpmath rounds the numbers that go from one to another.
+    """
+    of_a_kind = count * len(ALONE_NOISE[dtype])
+    batches = {"alone": 1, "in threes": 3, f"in {of_a_kind}s": of_a_kind}
+    yield f"| kl_jax, {dtype}, outcomes | | " + " | ".join(batches) + " | the worst |"
+    yield "|---|---|" + "---|" * (len(batches) + 1)
+    for size, names in sizes.items():
+        a, b, rows = rows_alone(dtype, size, count)
+        functions = [jax.jit(registry.DIVERGENCES[name].function) for name in names]
+        found = [[by_rows(n, f, a, b) for n in batches.values()] for f in functions]
+        found = np.moveaxis(found, -1, 0)
+        errors = pool.map(value_errors, itertools.repeat(names), a, b, found, chunksize=16)
+        for name, error in zip(names, np.moveaxis(list(errors), 1, 0), strict=True):
+            label = registry.DIVERGENCES[name].label or "KL"
+            cells = [in_ulps(worst) for worst in error.max(0)]
+            cells.append(rows[error.max(1).argmax()])
+            yield f"| {size} | {label} | " + " | ".join(cells) + " |"
+
+
+def alone_gradient_table(dtype, sizes, count, pool):
+    function = jax.jit(jax.grad(lambda a, b: kl_jax.kl_divergence(a, b).sum(), (0, 1)))
+    yield f"| gradient of KL of rows alone, {dtype}, outcomes | logits_p | logits_q |"
+    yield "|---|---|---|"
+    for size in sizes:
+        a, b, _ = rows_alone(dtype, size, count)
+        found = by_rows(1, function, a, b)
+        errors = pool.map(gradient_errors, a, b, *found, chunksize=16)
+        cells = [in_digits(max(e)) for e in zip(*errors, strict=True)]
+        yield f"| {size} | " + " | ".join(cells) + " |"
+
+
+def alone_tables(dtype, quick, pool):
+    sizes = ALONE_QUICK[dtype] if quick else ALONE
+    count = ALONE_QUICK_COUNT if quick else ALONE_COUNT[dtype]
+    noise = ", ".join(level(k) for k in ALONE_NOISE[dtype])
+    yield (
+        f"Rows of 500 to 2048 outcomes, alone, in threes and with all of a kind: "
+        f"{count} of each kind and of one mode at noise {noise}. The worst is that row of "
+        f"`logits(kind, noise, ({count}, outcomes), dtype)`."
+    )
+    yield ""
+    yield from alone_table(dtype, sizes, count, pool)
+    yield ""
+    yield "Largest error of a component of the gradient, relative to the largest one:"
+    yield ""
+    yield from alone_gradient_table(dtype, sizes, count, pool)
+
+
 def plot(lines, path):
     """Log-log, one line a library; the same bytes for the same numbers."""
     import matplotlib
@@ -417,7 +553,7 @@ def plot(lines, path):
     plt.close(figure)
 
 
-def report(quick, plotted):
+def report(quick, plotted, pool):
     packages = [
         "jax",
         "jaxlib",
@@ -456,13 +592,23 @@ def report(quick, plotted):
             yield from gradient_table(dtype, rows)
             yield ""
             yield from others_table(dtype, rows)
+            yield ""
+            yield from alone_tables(dtype, quick, pool)
+
+
+def processes():
+    """One for each core, for exact values. They are new ones: JAX forbids forks."""
+    context = multiprocessing.get_context("spawn")
+    cores = len(os.sched_getaffinity(0))
+    return concurrent.futures.ProcessPoolExecutor(cores, mp_context=context)
 
 
 def main():
     quick = machine.options(__doc__).parse_args().quick
     warnings.simplefilter("ignore")
     plotted = {}
-    text = machine.printed(report(quick, plotted))
+    with processes() as pool:
+        text = machine.printed(report(quick, plotted, pool))
     if not quick:
         (RESULTS / "accuracy.md").write_text(text)
         plot(plotted["float32"], RESULTS / "accuracy.svg")

@@ -1,4 +1,4 @@
-"""Time and memory of KL from logits, and of its gradient in the student's logits.
+"""Time and memory of KL and its siblings from logits, and of the student's gradient.
 
     python benchmarks/speed.py             writes benchmarks/results/speed.md
     python benchmarks/speed.py --quick     fewer repetitions, prints only
@@ -6,11 +6,13 @@
 
 kl_jax, optax, torch and torch.compile take turns in one process, in a new order every
 time, so that all of them meet the same moods of the machine. Beside them, the time to read
-both logits, and to write one gradient, at the speed of a copy. Needs the `test` extra;
-torch is measured where it is installed, and on a GPU if it has CUDA. What is not measured
-is named. About 7 minutes on two idle cores, --quick about three.
+both logits, and to write one gradient, at the speed of a copy. The other divergences take
+turns with the form that a user would write. Needs the `test` extra; torch is measured where
+it is installed, and on a GPU if it has CUDA. What is not measured is named. About 15
+minutes on two idle cores, --quick about five.
 """
 
+import functools
 import os
 import pathlib
 import statistics
@@ -36,6 +38,45 @@ MIB = 2**20
 
 def optax_kl(a, b):
     return optax.losses.kl_divergence(jax.nn.log_softmax(b), jax.nn.softmax(a))
+
+
+def log_softmaxes(a, b):
+    return (jax.nn.log_softmax(x.astype("float32")) for x in (a, b))
+
+
+def textbook_jensen_shannon(a, b):
+    log_p, log_q = log_softmaxes(a, b)
+    log_m = jnp.logaddexp(log_p, log_q) - np.log(2).astype("float32")
+    halves = jnp.exp(log_p) * (log_p - log_m) + jnp.exp(log_q) * (log_q - log_m)
+    return halves.sum(-1) / 2
+
+
+def textbook_jeffreys(a, b):
+    log_p, log_q = log_softmaxes(a, b)
+    return ((jnp.exp(log_p) - jnp.exp(log_q)) * (log_p - log_q)).sum(-1)
+
+
+def textbook_skew(a, b):
+    log_p, log_q = log_softmaxes(a, b)
+    p = jnp.exp(log_p)
+    return (p * (log_p - jnp.log(0.1 * p + 0.9 * jnp.exp(log_q)))).sum(-1)
+
+
+def textbook_renyi(a, b):
+    log_p, log_q = log_softmaxes(a, b)
+    return -2 * jax.nn.logsumexp((log_p + log_q) / 2, -1)
+
+
+# In kl_jax, and as the formula reads.
+SIBLINGS = {
+    "Jensen-Shannon": (kl_jax.jensen_shannon_divergence, textbook_jensen_shannon),
+    "Jeffreys": (kl_jax.jeffreys_divergence, textbook_jeffreys),
+    "skew KL, 0.1": (kl_jax.skew_kl_divergence, textbook_skew),
+    "Renyi, order 0.5": (
+        functools.partial(kl_jax.renyi_divergence, order=0.5),
+        textbook_renyi,
+    ),
+}
 
 
 def torch_kl(a, b):
@@ -115,11 +156,15 @@ class InTorch:
         return results
 
 
-def contenders(shape, dtype, gradient, skipped):
-    """{name: a function that runs to the end}. Adds to `skipped` what cannot run."""
+def logits_of(shape):
     rng = np.random.default_rng(0)
     a = rng.normal(size=shape).astype("float32") * 2
-    b = a + rng.normal(size=shape).astype("float32") * np.float32(0.5)
+    return a, a + rng.normal(size=shape).astype("float32") * np.float32(0.5)
+
+
+def contenders(shape, dtype, gradient, skipped):
+    """{name: a function that runs to the end}. Adds to `skipped` what cannot run."""
+    a, b = logits_of(shape)
     logits = [jnp.asarray(x, dtype) for x in (a, b)]
     found = {
         "kl_jax": InJax(kl_jax.kl_divergence, gradient, *logits),
@@ -198,6 +243,26 @@ def table(dtype, mode, shapes, repetitions, skipped):
             )
 
 
+def siblings_table(dtype, mode, shapes, repetitions):
+    gradient = mode != "value"
+    yield f"| {dtype}, {mode} | | kl_jax ms | textbook ms | / kl_jax | temporary MiB |"
+    yield "|---|---|---|---|---|---|"
+    for shape in shapes:
+        logits = [jnp.asarray(x, dtype) for x in logits_of(shape)]
+        for name, forms in SIBLINGS.items():
+            pair = zip(("kl_jax", "textbook"), forms, strict=True)
+            found = {who: InJax(form, gradient, *logits) for who, form in pair}
+            if dtype == "float32":
+                check(found, gradient)
+            times = interleaved(found, repetitions)
+            ours, theirs = (1e3 * statistics.median(x) for x in times.values())
+            sizes = [x.temporary for x in found.values() if x.temporary is not None]
+            yield (
+                f"| {list(shape)} | {name} | {ours:.3g} | {theirs:.3g} "
+                f"| {theirs / ours:.2f} | {', '.join(f'{x / MIB:.1f}' for x in sizes)} |"
+            )
+
+
 def absent():
     """{what is not measured: why}."""
     why = None
@@ -217,7 +282,7 @@ def absent():
 def report(repetitions, rows):
     skipped = absent()
     shapes = [(rows * n, size) for n, size in SHAPES]
-    yield "# Time of KL from logits, and of its gradient in logits_q"
+    yield "# Time of KL and its siblings from logits, and of the gradient in logits_q"
     yield ""
     yield machine.describe("jax", "jaxlib", "optax", "torch")
     yield (
@@ -228,10 +293,19 @@ def report(repetitions, rows):
         "Roofline: reading both logits, as long as a copy of one of them in place takes in "
         "the same run; with the gradient, a copy to a new buffer and reading one more."
     )
-    for dtype in DTYPES:
-        for mode in MODES:
-            yield ""
-            yield from table(dtype, mode, shapes, repetitions, skipped)
+    cells = [(dtype, mode) for dtype in DTYPES for mode in MODES]
+    for cell in cells:
+        yield ""
+        yield from table(*cell, shapes, repetitions, skipped)
+    yield ""
+    fewer = max(5, repetitions // 3)
+    yield (
+        f"The other divergences, {fewer} repetitions, medians. Textbook: the formula of "
+        "log_softmax in float32. Temporary memory of kl_jax and of that."
+    )
+    for cell in cells:
+        yield ""
+        yield from siblings_table(*cell, shapes, fewer)
     yield ""
     for name, why in skipped.items():
         yield f"Not measured: {name}. {why}"
