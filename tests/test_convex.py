@@ -9,7 +9,7 @@ import mpmath as mp
 import numpy as np
 import oracles
 import pytest
-from programs import compiled, quick
+from programs import in_precision, quick
 
 from kl_jax.parametric import _convex, _stirling
 
@@ -47,7 +47,7 @@ def test_bregman_divergences(name, dtype):
     else:
         function = lambda x, y: _convex.bregman(convex, x, y, x - y)
     # As users compile it in float32; float64 has terms and points of its own.
-    how = compiled if dtype == "float32" else quick
+    how = in_precision(dtype)
     value, slopes = how(jax.vmap(jax.value_and_grad(function, (0, 1))))(x, y)
     assert (value >= 0).all()
     truth = np.array([oracles.bregman(name, a, b) for a, b in zip(x, y, strict=True)])
@@ -109,7 +109,7 @@ def test_phi_minus_abs(dtype):
     orders = [_convex.phi_minus_abs]
     for _ in range(2):
         orders.append(jax.grad(orders[-1]))
-    found = compiled(jax.vmap(lambda x: jnp.stack([f(x) for f in orders])))(x)
+    found = quick(jax.vmap(lambda x: jnp.stack([f(x) for f in orders])))(x)
     with mp.workdps(oracles.DIGITS):
         size = [abs(mp.mpf(float(v))) for v in x]
         true = [

@@ -8,7 +8,7 @@ import mpmath as mp
 import numpy as np
 import oracles
 import pytest
-from programs import compiled, quick
+from programs import compiled, in_precision, quick
 
 from kl_jax import kl_from_counts
 
@@ -62,7 +62,7 @@ def assert_within_the_bound_of_the_docstring(value, true):
     indirect=["dtype"],
 )
 def test_counts_in_ulp(outcomes, rows, pseudocount, dtype):
-    loss = compiled(functools.partial(kl_from_counts, pseudocount=pseudocount))
+    loss = in_precision(dtype)(functools.partial(kl_from_counts, pseudocount=pseudocount))
     for c, a in histograms(outcomes, rows):
         c, a = c.astype(dtype), a.astype(dtype)
         found = loss(c, a)
@@ -136,7 +136,7 @@ def test_counts_at_the_edges():
 )
 def test_values_and_gradients_of_counts(pseudocount, dtype):
     loss = functools.partial(kl_from_counts, pseudocount=pseudocount)
-    each = compiled(jax.vmap(jax.value_and_grad(loss, (0, 1))))
+    each = in_precision(dtype)(jax.vmap(jax.value_and_grad(loss, (0, 1))))
     for c, a in histograms(30, 5):
         c, a = c.astype(dtype), a.astype(dtype)
         values, gradients = each(c, a)
