@@ -7,6 +7,7 @@ call compiled functions, with NumPy arrays in and out.
 
 import contextlib
 import functools
+import unittest.mock
 
 import jax
 import numpy as np
@@ -52,15 +53,33 @@ def temporary_memory(fun, *args):
 
 @contextlib.contextmanager
 def quickly():
-    """All that is compiled inside, `quick` or not, at two thirds of the price: for what
-    `quick` cannot be around, as options are only for the outermost `jit`.
+    """All that is compiled inside, `quick` or not: for what `quick` cannot be around, as
+    options are only for the outermost `jit`.
     """
-    with _quickly(True):
+    with _quickly(True), _options_for_all():
         jax.config.update("jax_disable_most_optimizations", True)
         try:
             yield
         finally:
             jax.config.update("jax_disable_most_optimizations", False)
+
+
+def _options_for_all():
+    """What `jax_disable_most_optimizations` leaves out of `_QUICK`: a program of one
+    operation takes 23 ms with it and 54 without. JAX has no flag for it, and its releases
+    before 0.11 do not change any more.
+    """
+    if jax.__version_info__ >= (0, 11):
+        return contextlib.nullcontext()
+    from jax._src import compiler
+
+    options_of = compiler.get_compile_options
+
+    def quick_options_of(*args, env_options_overrides=None, **kwargs):
+        options = _QUICK | dict(env_options_overrides or {})
+        return options_of(*args, env_options_overrides=options, **kwargs)
+
+    return unittest.mock.patch.object(compiler, "get_compile_options", quick_options_of)
 
 
 def _on_host(jitted):

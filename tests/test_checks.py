@@ -98,16 +98,23 @@ def refusal(f, *args, **kwargs):
     return str(caught.value)
 
 
+def conditions_of(f):
+    """`checked(jax.jit(f))` without the value, which XLA then does not compile: a tenth of
+    the price.
+    """
+    return checked(jax.jit(lambda *args, **kwargs: (f(*args, **kwargs), None)[1]))
+
+
 @each
 def test_every_argument(f, arguments):
-    """Under a jit that has been traced and compiled without, and that has no operation and
-    no effect of it afterwards: an effect alone would slow every call.
+    """Under a jit that has been traced without, and that has no operation and no effect of
+    it afterwards: an effect alone would slow every call.
     """
     called = getattr(f, "func", f).__name__
     jitted = jax.jit(f)
     before = jitted.lower(**arguments).as_text()
-    good = jitted(**arguments)
-    np.testing.assert_array_equal(checked(jitted)(**arguments), good)
+    conditions = conditions_of(jitted)
+    conditions(**arguments)
     for name in arguments:
         kind = "log target" if f is of_log_target and name == "target" else name
         condition, bad = EXPECTED[kind]
@@ -118,12 +125,24 @@ def test_every_argument(f, arguments):
             array[last] = array[second] = value  # the second is the first that is refused
             at = ", ".join(map(str, second)) + ("," if array.ndim == 1 else "")
             message = f"{called}: {name} must {condition}, found {shown} at index ({at})."
-            assert refusal(checked(jitted), **{**arguments, name: array}) == message
-            jitted(**{**arguments, name: array})  # still nothing without
+            assert refusal(conditions, **{**arguments, name: array}) == message
     traced = jitted.trace(**arguments)
     assert not traced.jaxpr.effects
     assert " check[" not in str(traced.jaxpr)
     assert traced.lower().as_text() == before
+
+
+@pytest.mark.parametrize("f", [kl_divergence, generalized_kl, of_log_target])
+def test_the_value_is_that_without_checks(f):
+    """And calls without stay without, of the jit that was compiled with them as well."""
+    arguments = next(arguments for function, arguments in FUNCTIONS if function is f)
+    jitted = jax.jit(f)
+    good = jitted(**arguments)
+    np.testing.assert_array_equal(checked(jitted)(**arguments), good)
+    bad = {name: x * np.float32(np.nan) for name, x in arguments.items()}
+    refusal(checked(jitted), **bad)
+    assert np.isnan(jitted(**bad)).all()
+    np.testing.assert_array_equal(jitted(**arguments), good)
 
 
 def test_without_jit():
@@ -140,9 +159,9 @@ def test_without_jit():
 
 
 def of_pairs(f):
-    """`checked(jax.jit(f))` of two arrays, in the words of `FUNCTIONS`: traced once."""
+    """`conditions_of(f)` of two arrays, in the words of `FUNCTIONS`: traced once."""
     names = next(arguments for function, arguments in FUNCTIONS if function is f)
-    g = checked(jax.jit(f))
+    g = conditions_of(f)
     return lambda x, y, **where: g(**dict(zip(names, (x, y), strict=True)), **where)
 
 
@@ -151,7 +170,7 @@ def test_minus_infinity_is_a_logit():
     of_pairs(kl_divergence)(a, a)
     of_pairs(kl_estimate)(a, a)
     bias = np.array([0, 0, -np.inf], "f4")
-    checked(jax.jit(linear_kl_divergence))(**{**HEADS, "bias_p": bias, "bias_q": bias})
+    conditions_of(linear_kl_divergence)(**{**HEADS, "bias_p": bias, "bias_q": bias})
 
 
 @pytest.mark.parametrize("f", [kl_divergence, kl_divergence_from_probs])
@@ -195,7 +214,8 @@ def test_the_sum_of_probabilities(dtype):
             near[1, 2, 3] += sign * (off - spacing)
             far[1, 2, 3] += sign * (off + 2 * spacing)
             near, far, exact = (x.astype(jnp.dtype(dtype)) for x in (near, far, good))
-            wide = g(near, exact).dtype
+            g(near, exact)
+            wide = jax.eval_shape(kl_divergence_from_probs, near, exact).dtype
             total = np.sum(far[1, 2].astype(wide))
             assert refusal(g, exact, far) == (
                 f"kl_divergence_from_probs: q must sum to 1 within {TOLERANCE[dtype]:.2g}, "
@@ -203,19 +223,17 @@ def test_the_sum_of_probabilities(dtype):
             )
 
 
-from_probs_along = jax.jit(kl_divergence_from_probs, static_argnames="axis")
-
-
 def test_the_sum_over_other_axes():
     p = np.moveaxis(PROBS, -1, 1)
-    g = checked(from_probs_along)
-    g(p, p, axis=1)
+    g = conditions_of(functools.partial(kl_divergence_from_probs, axis=1))
+    g(p, p)
     q = p.copy()
     q[1, :, 2] *= 2
     pattern = "p must sum to 1 within 0.00035, found 2 at index (1, :, 2)."
-    assert refusal(g, q, p, axis=1) == f"kl_divergence_from_probs: {pattern}"
-    g(p / 6, p / 6, axis=(0, 1, 2))
-    assert refusal(g, p, p, axis=(0, 1, 2)).endswith("found 6 at index (:, :, :).")
+    assert refusal(g, q, p) == f"kl_divergence_from_probs: {pattern}"
+    g = conditions_of(functools.partial(kl_divergence_from_probs, axis=(0, 1, 2)))
+    g(p / 6, p / 6)
+    assert refusal(g, p, p).endswith("found 6 at index (:, :, :).")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
@@ -249,8 +267,9 @@ def test_what_a_softmax_returns_passes(dtype):
 
 
 def test_top_k_teachers():
+    look = conditions_of(topk_kl_divergence)
+
     def g(log_p, index):
-        look = checked(jax.jit(topk_kl_divergence))
         look(topk_log_p=log_p, topk_index=index, logits_q=LOGITS)
 
     index = INDEX.copy()
@@ -281,12 +300,12 @@ def test_through_the_transforms_of_kl_jax():
         "kl_divergence: logits_p must be finite or -inf, found nan at index (1, 0, 3)."
     )
     keep = np.array([[True, True, True], [False, True, True]])
-    loss = checked(jax.jit(mean(masked(tempered(kl_divergence, 2.0)))))
+    loss = conditions_of(mean(masked(tempered(kl_divergence, 2.0))))
     # masked hides the row from the mean, not from the divergence.
     assert refusal(loss, bad, LOGITS, mask=keep) == message
     loss(np.where(keep[..., None], bad, 0), LOGITS, mask=keep)
 
-    loss = checked(jax.jit(mean(weighted(kl_estimate))))
+    loss = conditions_of(mean(weighted(kl_estimate)))
     weights = np.ones(LOGITS.shape, "f4")
     weights[0, 1:] = [[-1], [0]]
     weights[1, 1, 2] = np.inf
@@ -294,16 +313,16 @@ def test_through_the_transforms_of_kl_jax():
         "weighted: weights must be finite, found inf at index (1, 1, 2)."
     )
     loss(LOGITS, LOGITS, weights=np.where(weights == np.inf, 1, weights))
-    loss = checked(jax.jit(mean(lambda x, w: Weighted(x, w))))
+    loss = conditions_of(mean(lambda x, w: Weighted(x, w)))
     one = np.ones(3, "f4")
     assert refusal(loss, one, one * np.nan) == (
         "mean: weights must be finite, found nan at index (0,)."
     )
-    loss = checked(jax.jit(lambda t: tempered(total, t)(LOGITS, LOGITS)))
+    loss = conditions_of(lambda t: tempered(total, t)(LOGITS, LOGITS))
     assert refusal(loss, np.asarray(-1, "f4")) == (
         "tempered: temperature must be finite and > 0, found -1 at index ()."
     )
-    loss = checked(jax.jit(KLDivLoss(reduction="batchmean")))
+    loss = conditions_of(KLDivLoss(reduction="batchmean"))
     assert refusal(loss, bad, PROBS).startswith("kl_div: input must be a number, found nan")
 
 
@@ -348,23 +367,26 @@ TRANSFORMED = {
 def test_through_the_transforms_of_jax(name):
     f, at = TRANSFORMED[name]
     f = jax.jit(f)
+    f.lower(PROBS, PROBS)
     bad = PROBS.copy()
     bad[1, 2, 3] = np.nan
-    f(PROBS, bad)
     expected = "generalized_kl: q must be >= 0"
     if name == "vmap":
         expected = "kl_divergence: logits_q must be finite or -inf"
     message = f"{expected}, found nan at index {at}."
-    assert refusal(checked(f), PROBS, bad) == message
-    expected, found = f(PROBS, PROBS[::-1]), checked(f)(PROBS, PROBS[::-1])
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    whole = name in ("cond", "hessian", "grad in scan")
+    g = checked(f) if whole else conditions_of(f)
+    assert refusal(g, PROBS, bad) == message
+    found = g(PROBS, PROBS[::-1])
+    if whole:
+        jax.tree.map(np.testing.assert_array_equal, found, f(PROBS, PROBS[::-1]))
 
 
 def test_reverse_mode_of_a_scan_is_not_checked():
     # As the docstring says; when JAX keeps the checks there, it may say less.
     bad = PROBS * np.nan
-    checked(jax.jit(jax.grad(over_rows)))(PROBS, bad)
-    assert "found nan at index (0, 0)" in refusal(checked(jax.jit(over_rows)), PROBS, bad)
+    conditions_of(jax.grad(over_rows))(PROBS, bad)
+    assert "found nan at index (0, 0)" in refusal(conditions_of(over_rows), PROBS, bad)
 
 
 def test_shards():
@@ -374,7 +396,7 @@ def test_shards():
         g = functools.partial(f, axis_name="vocab")
         specs = (P(None, None, "vocab"),) * 2
         g = jax.shard_map(g, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=check_vma)
-        return checked(jax.jit(g))
+        return conditions_of(g)
 
     bad = LOGITS.copy()
     bad[1, 2, 3] = np.nan
@@ -402,13 +424,15 @@ def test_an_explicit_mesh():
     index[1, 2, 0] = -3
     with jax.set_mesh(mesh):
         x, y = (jax.device_put(x, spec) for x in (PROBS, bad))
-        checked(jax.jit(kl_divergence_from_probs))(x, x)
-        message = refusal(checked(jax.jit(kl_divergence_from_probs)), x, y)
+        look = conditions_of(kl_divergence_from_probs)
+        look(x, x)
+        message = refusal(look, x, y)
         assert message.endswith("found 2 at index (1, 2, :).")
         rows = jax.NamedSharding(mesh, P("rows"))
         top, good, index = (jax.device_put(x, rows) for x in (TOP, INDEX, index))
-        checked(jax.jit(topk_kl_divergence))(top, good, x)
-        message = refusal(checked(jax.jit(topk_kl_divergence)), top, index, x)
+        look = conditions_of(topk_kl_divergence)
+        look(top, good, x)
+        message = refusal(look, top, index, x)
         assert message.endswith(
             "topk_index must be in [0, 4), found -3 at index (1, 2, 0)."
         )
@@ -440,6 +464,7 @@ def test_it_is_the_outermost():
 
 def test_what_it_leaves_alone():
     """Names, keywords, results of any form, and errors about anything else."""
+    from_probs_along = jax.jit(kl_divergence_from_probs, static_argnames="axis")
     g = checked(from_probs_along)
     assert g.__name__ == "checked(kl_divergence_from_probs)"
     p = np.moveaxis(PROBS, -1, 1)
@@ -540,9 +565,7 @@ def test_conditions(expected):
     ],
 )
 def test_parameters(name, good, bad, message):
-    function = jax.jit(getattr(kl_jax.parametric, name))
+    conditions = conditions_of(getattr(kl_jax.parametric, name))
     as_given = lambda row: [x if np.isscalar(x) else np.asarray(x, "f4") for x in row]
-    np.testing.assert_array_equal(
-        checked(function)(*as_given(good)), function(*as_given(good))
-    )
-    assert refusal(checked(function), *as_given(bad)) == f"parametric.{name}: {message}"
+    conditions(*as_given(good))
+    assert refusal(conditions, *as_given(bad)) == f"parametric.{name}: {message}"

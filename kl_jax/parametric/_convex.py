@@ -282,7 +282,7 @@ def _normalizer_mean(x: Array) -> Array:
     """f'(x) - 1 for x >= 0, f'(x) below."""
     small = jnp.abs(x) < 3
     series = x * polynomial(_normalizer_series(x), x * x)
-    size = jnp.abs(x)
+    size = jnp.where(small, 3, jnp.abs(x))
     outside = jnp.sign(x) * (1 / expm1(size) - 1 / size)
     return jnp.where(small, series - jnp.where(x < 0, -0.5, 0.5), outside)
 
@@ -297,13 +297,15 @@ def _normalizer_far(x: Array, y: Array, difference: Array) -> Array:
     x, y, difference = _mirrored(x, y, difference)
     # Of f - x, which is close to -log x for large x: then all but that is small.
     large = (x > 2) & (y > 2)
-    logs = [jnp.log(-expm1(-jnp.abs(z))) for z in (x, y)]
-    exact = itakura_saito(jnp.where(large, x, 1), jnp.where(large, y, 1)) + (
-        (logs[0] - logs[1]) - difference / expm1(y)
+    sizes = [jnp.where(z == 0, 1, jnp.abs(z)) for z in (x, y)]
+    logs = [jnp.log(-expm1(-size)) for size in sizes]
+    x_large, y_large = (jnp.where(large, z, 1) for z in (x, y))
+    exact = itakura_saito(x_large, y_large) + (
+        (logs[0] - logs[1]) - difference / expm1(y_large)
     )
     of_both = [
-        jnp.where(z == 0, 0, log - jnp.log(jnp.abs(z)) - clamp_max(z, 0))
-        for z, log in zip((x, y), logs, strict=True)
+        jnp.where(z == 0, 0, log - jnp.log(size) - clamp_max(z, 0))
+        for z, size, log in zip((x, y), sizes, logs, strict=True)
     ]
     direct = (of_both[0] - of_both[1]) - _normalizer_mean(y) * difference
     return jnp.where(large, exact, direct)
@@ -313,7 +315,8 @@ def _normalizer_far_slope(x: Array, y: Array, difference: Array) -> Array:
     sign = jnp.where(y < 0, -jnp.ones_like(y), 1)
     x, y, difference = _mirrored(x, y, difference)
     large = (x > 2) & (y > 2)
-    exact = difference / x / y + (1 / expm1(x) - 1 / expm1(y))
+    x_large, y_large = (jnp.where(large, z, 1) for z in (x, y))
+    exact = difference / x_large / y_large + (1 / expm1(x_large) - 1 / expm1(y_large))
     below = jnp.where(x < 0, -jnp.ones_like(x), 0)
     direct = (_normalizer_mean(x) + below) - _normalizer_mean(y)
     return sign * jnp.where(large, exact, direct)
