@@ -338,19 +338,24 @@ def _sum_in_blocks(x: Array, place: Array | None = None) -> Array:
     count = size // length
     x = lax.optimization_barrier(x)
     whole, rest = x[..., : count * length], x[..., count * length :]
-    blocks = whole.reshape(math.prod(rows) * count, length)
-    missing = -len(blocks) % _TOGETHER
-    sums = jnp.pad(blocks, ((0, missing), (0, 0))) @ jnp.ones(length, x.dtype)
-    sums = sums[: len(blocks)].reshape(*rows, count)
+    blocks = whole.reshape(*rows, count, length)
+    sums = _sums_of_blocks(blocks)
     if place is not None:
         # Its block is summed again. A copy of all of x with a 0 there would take 10 %.
         block = jnp.minimum(place // length, count - 1)
-        one = whole.reshape(*rows, count, length)
-        one = jnp.take_along_axis(one, block[..., None], -2)[..., 0, :]
-        beside = row_sum(_with(one, place - block * length, 0))
-        sums = _with(sums, block, beside)
+        one = jnp.take_along_axis(blocks, block[..., None], -2)[..., 0, :]
+        beside = _sums_of_blocks(_with(one, place - block * length, 0))
+        sums = _with(sums, block, beside[..., None])
         rest = _with(rest, place - count * length, 0)
     return row_sum(jnp.concatenate([sums, rest], -1) if rest.size else sums)
+
+
+def _sums_of_blocks(x: Array) -> Array:
+    *shape, length = x.shape
+    blocks = x.reshape(math.prod(shape), length)
+    missing = -len(blocks) % _TOGETHER
+    sums = jnp.pad(blocks, ((0, missing), (0, 0))) @ jnp.ones(length, x.dtype)
+    return sums[: len(blocks)].reshape(shape)
 
 
 def _of_whole(
