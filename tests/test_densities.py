@@ -144,10 +144,13 @@ def test_limits_in_any_order():
     p, q = normal(0.0, 1.0), normal(1.0, 2.0)
     found = quick(lambda a, b: kl_from_densities(p, q, a, b))
     limits = [(-INF, INF), (-INF, 1.0), (-1.0, 1.0), (-1.0, INF)]
-    undefined = lambda x: x * NAN
-    *static, no_p, no_q = integrals(
-        *((p, q, *ends) for ends in limits), (undefined, q, 0, 1), (p, undefined, 0, 1)
-    )
+    static = integrals(*((p, q, *ends) for ends in limits))
+
+    @quick
+    def undefined(z):
+        none = lambda x: x * z
+        return kl_from_densities(none, q, 0, 1), kl_from_densities(p, none, 0, 1)
+
     parts = [found(a, b) for a, b in limits]
     for (a, b), part, expected in zip(limits, parts, static, strict=True):
         assert found(b, a) == -part
@@ -159,8 +162,8 @@ def test_limits_in_any_order():
         assert found(a, a) == 0
     for a, b in ((NAN, 0.0), (0.0, NAN), (NAN, INF)):
         assert np.isnan(found(a, b))
-    assert np.isnan(no_p)
-    assert np.isnan(no_q)
+    # As a literal, XLA would fold nan away: of e^(x nan) it returns what memory holds.
+    assert np.isnan(undefined(np.float32(NAN))).all()
 
 
 def test_not_renormalised():
