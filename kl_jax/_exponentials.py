@@ -130,7 +130,8 @@ def _exp_parts(x: Array) -> _ExpParts:
     info = jnp.finfo(x.dtype)
     high, low = _LOG_2[x.dtype]
     near = phi_series_is_better(x)
-    # Beyond these bounds e^x is 0 or inf already; an infinite n would make r nan.
+    # Beyond these bounds e^x is 0 or inf already; an infinite n would make r nan, and 2^n
+    # of an n outside the normal numbers other bits.
     bounded = jnp.clip(x, info.minexp * high, (info.maxexp + 1) * high)
     n = jnp.clip(jnp.round(bounded * (1 / high)), info.minexp, info.maxexp - 1)
     n = jnp.where(near, 0, n)

@@ -59,9 +59,10 @@ def summarize(logits_p: Array, logits_q: Array) -> Block:
 
 
 # Of two arrays, along the last axis: two sums; or p's largest logit, q's beside it, and the
-# place of both, -1 where only other platforms than CPUs look.
+# place of both where the weights are to be summed without it.
 Sums = Callable[..., tuple[Array, ...]]
-Mode = Callable[[Array, Array], tuple[Array, ...]]
+OfMode = tuple[Array, Array, Array | None]
+Mode = Callable[[Array, Array], OfMode]
 
 # Where q's largest mass passes e^30 times p's, KL > 30 - log(size) and logarithms of the
 # two masses no longer cancel; e^30 times any size is far from overflow in float32.
@@ -122,14 +123,15 @@ class RowSums(NamedTuple):
 
 
 def _sums_of_weights(
-    sums: Sums, weight: Array, moment: Array, top: Array, place: Array
+    sums: Sums, weight: Array, moment: Array, top: Array, place: Array | None
 ) -> tuple[Array, ...]:
     """The mass and the moment. On CPUs the weight of the mode, 1, is added last: beside it
     each of 10 to 20 roundings is half an ULP of the mass, together 4 ULP. Elsewhere that is
     not measured, and a comparison more for each outcome would be.
     """
-    if sums is not sums_in_blocks:
-        return sums(weight, moment)
+    if place is None:
+        mass, moment = sums(weight, moment)
+        return mass, moment
     rest, moment = _sum_in_blocks(weight, place), _sum_in_blocks(moment)
     return rest + (top != -jnp.inf).astype(rest.dtype), moment
 
@@ -141,18 +143,17 @@ def _with(x: Array, place: Array, value: ArrayLike) -> Array:
 
 
 def _row_sums_of_finite(
-    logits_p: Array, logits_q: Array, mode: tuple[Array, ...], sums: Sums
+    logits_p: Array, logits_q: Array, mode: OfMode, sums: Sums
 ) -> RowSums:
     """The two passes for finite logits, of which p's may be -inf too. For others, and where
     a power overflows, a number comes out that is not finite.
     """
     dtype = result_dtype(logits_p, logits_q)
-    *values, place = logits_p, logits_q, *mode
-    a, b, top, anchor = (x.astype(dtype) for x in values)
+    a, b, top, anchor = (x.astype(dtype) for x in (logits_p, logits_q, *mode[:2]))
     weight, delta = mass_of(a, top), delta_of(a, b, top, anchor)
     # Not where the weight is 0: where it underflows q may be 0, and 0 * -inf must show.
     delta = jnp.where(a < _bottom(top), 0, delta)
-    mass, moment = _sums_of_weights(sums, weight, weight * delta, top, place)
+    mass, moment = _sums_of_weights(sums, weight, weight * delta, top, mode[2])
     mean = moment / mass
     origin, remainder = two_sum(anchor, mean)
     mass_q = mass_of(b, origin) * jnp.exp(-remainder)
@@ -165,7 +166,7 @@ def _row_sums_of_finite(
 def row_sums(
     logits_p: Array,
     logits_q: Array,
-    mode: tuple[Array, ...],
+    mode: OfMode,
     sums: Sums,
     blocks: Block | None = None,
     recompute: bool = True,
@@ -265,27 +266,37 @@ def block_of(x: RowSums) -> Block:
 # --- the same sums, as each platform computes them best ------------------------------
 
 
-def mode_by_mask(a: Array, b: Array) -> tuple[Array, ...]:
+def mode_by_mask(a: Array, b: Array) -> OfMode:
     """The largest logit of p, and q's at that outcome."""
     top = _max(a)
-    return top, _max(jnp.where(a == top, b, -jnp.inf)), jnp.full(top.shape, -1)
+    return top, _max(jnp.where(a == top, b, -jnp.inf)), None
 
 
-def _mode_by_index(a: Array, b: Array) -> tuple[Array, ...]:
+def _mode_and_place(a: Array, b: Array) -> tuple[Array, Array, Array]:
     """Reads b at one outcome a row, where a mask reads all of it once more."""
     place = jnp.argmax(a, -1, keepdims=True)
-    return *(jnp.take_along_axis(x, place, -1) for x in (a, b)), place
+    top, at_mode = (jnp.take_along_axis(x, place, -1) for x in (a, b))
+    return top, at_mode, place
 
 
-def _mode_by_chunk(a: Array, b: Array) -> tuple[Array, ...]:
+def _mode_by_index(a: Array, b: Array) -> OfMode:
+    top, at_mode, _ = _mode_and_place(a, b)
+    return top, at_mode, None
+
+
+def _largest_divisor(size: int, bound: int) -> int:
+    return max(n for n in range(1, min(size, bound) + 1) if size % n == 0)
+
+
+def _mode_by_chunk(a: Array, b: Array) -> OfMode:
     """Looks for the mode in the one chunk that holds it: 10 % of the whole on CPUs."""
     outcomes = a.shape[-1]
-    size = max(n for n in range(1, min(outcomes, 128) + 1) if outcomes % n == 0)
+    size = _largest_divisor(outcomes, 128)
     size = size if size >= 16 else outcomes
     x, y = (z.reshape(*z.shape[:-1], outcomes // size, size) for z in (a, b))
     chunk = jnp.argmax(jnp.max(x, -1), -1, keepdims=True)
     x, y = (jnp.take_along_axis(z, chunk[..., None], -2)[..., 0, :] for z in (x, y))
-    top, at_mode, place = _mode_by_index(x, y)
+    top, at_mode, place = _mode_and_place(x, y)
     return top, at_mode, chunk * size + place
 
 
@@ -333,7 +344,7 @@ def _sum_in_blocks(x: Array, place: Array | None = None) -> Array:
     *rows, size = x.shape
     length = min(size, _BLOCK)
     # Of a length that divides the row, where there is one that is not short.
-    divisor = max(n for n in range(1, length + 1) if size % n == 0)
+    divisor = _largest_divisor(size, length)
     length = divisor if divisor >= _BLOCK // 4 else length
     count = size // length
     x = lax.optimization_barrier(x)

@@ -47,8 +47,8 @@ def temporary_memory(fun, *args):
     """Bytes that a program needs beside its arguments and results. XLA assigns its buffers
     before LLVM begins: `quick` programs need the same to the byte, at a fifth of the price.
     """
-    compiled = jax.jit(fun).lower(*args).compile(compiler_options=_QUICK)
-    return compiled.memory_analysis().temp_size_in_bytes
+    program = jax.jit(fun).lower(*args).compile(compiler_options=_QUICK)
+    return program.memory_analysis().temp_size_in_bytes
 
 
 @contextlib.contextmanager
