@@ -1,9 +1,14 @@
 """Eight CPU devices, and JAX at its strictest: no implicit promotion of dtypes or ranks."""
 
+import gc
+
 import jax
 import programs
 import pytest
 
+# JAX keeps what it traced, and Python's collector would look through all of that again and
+# again: 8 % of the time.
+gc.set_threshold(100_000, 50, 1000)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -35,6 +40,16 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that are slow are left out
+def pytest_collection_modifyitems(items):
+    """float64 has the formulas of float32, with constants of its own, and takes an eighth
+    of the time.
+    """
+    for item in items:
+        if hasattr(item, "callspec") and item.callspec.params.get("dtype") == "float64":
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     """Both working precisions; float64 is switched on for that test alone."""
@@ -43,6 +58,18 @@ def dtype(request):
     else:
         with jax.enable_x64(True):
             yield request.param
+
+
+@pytest.fixture(autouse=True)
+def traced_once():
+    """JAX before 0.11 traces a function inside `jit` without a mesh, and for its derivative
+    once more, with an empty one: a fifth of all tracing. Here it is empty from the start.
+    """
+    if jax.__version_info__ >= (0, 11):
+        yield
+    else:
+        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+            yield
 
 
 @pytest.fixture

@@ -1660,6 +1660,7 @@ def python(folder, *arguments, timeout=None):
 def pytest(folder, cache, tests, timeout=None):
     """Until the first failure. All runs share what they compile alike."""
     options = ["-x", "-q", "--tb=short", "--hypothesis-seed=0", "-o", f"cache_dir={cache}"]
+    options += ["-m", ""]  # slow ones, too
     names = (f"tests/{test}" for test in tests)
     return python(folder, "-m", "pytest", *options, *names, timeout=timeout)
 

@@ -10,7 +10,7 @@ import pytest
 from block_cases import BOUND, OUTCOMES, assert_invariants, batch, truth, worst
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from programs import compiled, quick
+from programs import compiled, optimized, quick
 
 from kl_jax._blocks import merge
 from kl_jax._passes import Block, summarize
@@ -28,8 +28,8 @@ def merged_pair(x, y):
 
 
 whole = compiled(summarize)
-union = compiled(merge, static_argnames="axis")
-pair = compiled(merged_pair)
+union = optimized(merge, static_argnames="axis")
+pair = optimized(merged_pair)
 quick_whole = quick(summarize)
 quick_union = quick(merge, static_argnames="axis")
 quick_pair = quick(merged_pair)

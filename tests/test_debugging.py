@@ -15,6 +15,8 @@ from test_export import OF_ROWS
 import kl_jax
 from kl_jax import parametric
 
+pytestmark = pytest.mark.slow  # some 1000 programs of one operation each
+
 INF = np.inf
 # All arrays are of one shape where they can be: one operation after the other compiles a
 # program for each operation and shape.

@@ -10,7 +10,7 @@ import pytest
 import scipy.special
 import scipy.stats
 from jax.scipy.special import betaln, gammaln
-from programs import compiled, in_precision, quick
+from programs import in_precision, optimized, quick
 
 from kl_jax import checked, kl_from_densities
 
@@ -65,7 +65,7 @@ def kl_beta(a, b, c, d):
 
 def integrals(*calls, **kwargs):
     """`kl_from_densities` of several arguments, as one program."""
-    return compiled(lambda: [kl_from_densities(*args, **kwargs) for args in calls])()
+    return optimized(lambda: [kl_from_densities(*args, **kwargs) for args in calls])()
 
 
 # p, q, limits, the integral, and what is wrong with it beside 16 roundings: measured, less

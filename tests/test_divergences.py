@@ -16,6 +16,7 @@ from programs import (
     compiled,
     in_precision,
     of_lengths,
+    optimized,
     padded,
     quick,
     temporary_memory,
@@ -61,7 +62,7 @@ LENGTHS = {"float32": (7, 257, 320), "float64": (320,)}
 
 value = of_lengths(compiled(kl_divergence), (33,))
 _both = jax.vmap(jax.value_and_grad(kl_divergence, (0, 1)))
-_value_and_gradients = {d: in_precision(d)(_both) for d in LENGTHS}
+_value_and_gradients = {"float32": compiled(_both), "float64": quick(_both)}
 
 
 def value_and_gradients(a, b):
@@ -144,7 +145,7 @@ def test_a_row_has_the_same_bits_in_any_batch(name, size):
 def test_half_precision_is_computed_in_float32():
     """The logits are rounded, and then exact. 1024 outcomes are two chunks."""
     a, b = (x[:12].astype(jnp.bfloat16) for x in batch("float32", 1024, seed=12))
-    function = compiled(kl_divergence)
+    function = optimized(kl_divergence)
     found = function(a, b)
     np.testing.assert_array_equal(found, function(a.astype("f4"), b.astype("f4")))
     assert_within(BOUND, found, truth(a, b))
@@ -606,14 +607,14 @@ def test_infinities_in_other_rows_change_nothing(dtype):
 
 # --- the other divergences --------------------------------------------------------
 
-# Gradients as users compile them, in programs that take 3 to 6 s; those of the others, and
+# Gradients of optimized programs, which take 2 to 3 s to compile; those of the others, and
 # in float64, quickly.
 WITH_GRADIENTS = ("jeffreys", "jensen_shannon", "renyi 0.5", "renyi 2")
 ALONE = ("jensen_shannon", "renyi 2")  # of these the value without gradients, too
 IN_FLOAT64 = ("jeffreys", "jensen_shannon", "renyi 0.5", "renyi 2")
 CASES = [
     *((name, "float32") for name in DIVERGENCES if name not in ("kl", "reverse_kl")),
-    *(pytest.param(name, "float64", marks=pytest.mark.slow) for name in IN_FLOAT64),
+    *((name, "float64") for name in IN_FLOAT64),
 ]
 
 
@@ -628,8 +629,8 @@ def of_other(name, dtype):
         return value, value_and_gradients
     function = DIVERGENCES[name].function
     both = jax.vmap(jax.value_and_grad(function, (0, 1)))
-    both = compiled(both) if name in WITH_GRADIENTS and dtype == "float32" else quick(both)
-    values = compiled(function) if name in ALONE or name not in WITH_GRADIENTS else None
+    both = optimized(both) if name in WITH_GRADIENTS and dtype == "float32" else quick(both)
+    values = optimized(function) if name in ALONE or name not in WITH_GRADIENTS else None
     return values and of_lengths(values, (33,)), of_lengths(both, (33,))
 
 
@@ -711,11 +712,7 @@ def edges(dtype):
     ("name", "dtype"),
     [
         *((name, "float32") for name in MAIN),
-        *(
-            pytest.param(n, "float64", marks=pytest.mark.slow)
-            for n in MAIN
-            if n != "skew_kl"
-        ),
+        *((name, "float64") for name in MAIN if name != "skew_kl"),
     ],
 )
 def test_boundary_of_every_divergence(name, dtype):

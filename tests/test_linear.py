@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from programs import compiled, quick, temporary_memory
+from programs import optimized, quick, temporary_memory
 
 from kl_jax import linear_kl_divergence, mean
 
@@ -79,7 +79,7 @@ def of_near_equal_heads():
     all outcomes in one tile.
     """
 
-    @compiled
+    @optimized
     def values_and_gradients(h_p, w_p, *q):
         values, back = jax.vjp(lambda *q: linear_kl_divergence(h_p, w_p, *q), *q)
         return values, back(jnp.full_like(values, 1 / values.size))
@@ -91,7 +91,7 @@ def of_near_equal_heads():
 @pytest.mark.parametrize("block", [16, None])
 def test_near_equal_heads_with_exact_products(block):
     """The bound of kl_divergence; the last of the tiles of 16 overlaps the one before."""
-    tiled = compiled(functools.partial(linear_kl_divergence, block=16))
+    tiled = optimized(functools.partial(linear_kl_divergence, block=16))
     for x, values, _ in of_near_equal_heads().values():
         a, b = (h.astype("f8") @ w.astype("f8") for h, w in (x[:2], x[2:]))
         for found, *row in zip(values if block is None else tiled(*x), a, b, strict=True):

@@ -13,7 +13,7 @@ import parametric_oracles
 import pytest
 from compilations import compilations
 from oracles import DIGITS
-from programs import compiled, in_precision, quick
+from programs import in_precision, optimized, quick
 
 from kl_jax import checked, parametric
 
@@ -91,7 +91,7 @@ def stacked(rows, dtype, size=ROWS):
 def evaluate(name, rows, dtype):
     """[value, derivatives in each parameter] of each row of parameters.
 
-    In float32 as users compile it, for the shape that most rows of the grid have: the
+    In float32 with all optimisations, for the shape that most rows of the grid have: the
     formula is the same for all, and a program of Dirichlet's takes 9 s.
     """
     found, groups = [None] * len(rows), {}
@@ -230,11 +230,13 @@ def at_equality(name, dtype):
 CURVED_IN_FLOAT64 = ("normal", "gamma", "continuous_bernoulli", "von_mises")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CURVED)
 def test_second_derivatives_where_p_is_q_are_the_fisher_information(name):
     check_second_derivatives(name, "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CURVED_IN_FLOAT64)
 def test_second_derivatives_in_float64(name):
     with jax.enable_x64(True):
@@ -259,6 +261,7 @@ def check_second_derivatives(name, dtype):
             assert error.max() <= close, (row, i, j, blocks[i, :, j], sign * true)
 
 
+@pytest.mark.slow
 def test_second_derivatives_of_dirichlet_where_p_is_q(dtype):
     """The Fisher information: trigamma on the diagonal, less that of the total."""
     rows = [np.array(a, dtype) for a in ([0.5, 2.0, 7.0], [3.0, 3.0, 3.0])]
@@ -377,7 +380,7 @@ def test_parameters_far_from_one(name):
 
     alone = quick(function)(*columns)
     axes = (None, None) + (0,) * len(columns)
-    fused = compiled(jax.vmap(within, axes))(np.float32(1), np.float32(0), *columns)
+    fused = optimized(jax.vmap(within, axes))(np.float32(1), np.float32(0), *columns)
     half = len(columns) // 2
     same = [np.equal(x, y) for x, y in zip(columns[:half], columns[half:], strict=True)]
     same = np.stack([x.all(-1) if x.ndim == 2 else x for x in same]).all(0)
@@ -396,12 +399,13 @@ def test_parameters_far_from_one(name):
 
 
 # Each operation is a program of its own: of beta there are 150.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["laplace", "gamma"])
 def test_operations_one_at_a_time(name):
     """Where no product and sum are contracted into one rounding."""
     function = getattr(parametric, name)
     columns = [x[:12] for x in far_from_one(name)]
-    together = compiled(function)(*columns)
+    together = optimized(function)(*columns)
     with jax.disable_jit():
         apart = np.asarray(function(*columns))
     assert (apart >= 0).all()

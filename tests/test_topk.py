@@ -8,7 +8,7 @@ import mpmath as mp
 import numpy as np
 import oracles
 import pytest
-from programs import compiled, in_precision, quick
+from programs import in_precision, optimized, quick
 
 from kl_jax import kl_divergence, topk_kl_divergence
 
@@ -280,7 +280,7 @@ def test_small_tails_have_all_their_digits():
             )
     log_p, index, logits = (np.stack(x) for x in zip(*rows, strict=True))
     f = lambda x, i, y: topk_kl_divergence(x, i, y)
-    value, slopes = compiled(jax.vmap(jax.value_and_grad(f, 2)))(log_p, index, logits)
+    value, slopes = optimized(jax.vmap(jax.value_and_grad(f, 2)))(log_p, index, logits)
     with mp.workdps(oracles.DIGITS):
         for x, i, y, v, g in zip(log_p, index, logits, value, slopes, strict=True):
             p = [mp.exp(mp.mpf(float(z))) for z in x]
