@@ -16,6 +16,7 @@ from programs import (
     compiled,
     in_precision,
     of_lengths,
+    of_rows,
     optimized,
     padded,
     quick,
@@ -61,8 +62,10 @@ SIZES = (2, 3, 7, 33, 257, 320)
 LENGTHS = {"float32": (7, 257, 320), "float64": (320,)}
 
 value = of_lengths(compiled(kl_divergence), (33,))
-_both = jax.vmap(jax.value_and_grad(kl_divergence, (0, 1)))
-_value_and_gradients = {"float32": compiled(_both), "float64": quick(_both)}
+_value_and_gradients = {
+    "float32": compiled(of_rows(kl_divergence)),
+    "float64": quick(of_rows(kl_divergence)),
+}
 
 
 def value_and_gradients(a, b):
@@ -149,7 +152,7 @@ def test_half_precision_is_computed_in_float32():
     found = function(a, b)
     np.testing.assert_array_equal(found, function(a.astype("f4"), b.astype("f4")))
     assert_within(BOUND, found, truth(a, b))
-    slopes = jax.eval_shape(jax.vmap(jax.grad(kl_divergence, (0, 1))), a, b)
+    _, slopes = jax.eval_shape(of_rows(kl_divergence), a, b)
     assert all(g.dtype == jnp.bfloat16 for g in slopes)
     assert jax.eval_shape(kl_divergence, a.astype("float16"), b).dtype == jnp.float32
 
@@ -628,7 +631,7 @@ def of_other(name, dtype):
     if name == "kl":
         return value, value_and_gradients
     function = DIVERGENCES[name].function
-    both = jax.vmap(jax.value_and_grad(function, (0, 1)))
+    both = of_rows(function)
     both = optimized(both) if name in WITH_GRADIENTS and dtype == "float32" else quick(both)
     values = optimized(function) if name in ALONE or name not in WITH_GRADIENTS else None
     return values and of_lengths(values, (33,)), of_lengths(both, (33,))
@@ -870,7 +873,7 @@ def test_jensen_shannon_distance(dtype):
     function = functools.partial(jensen_shannon_distance, beta=0.1)
     distance = lambda x, y: mp.sqrt(oracles.divergence(row, x, y))
     a, b = (x[:8] for x in batch(dtype, 7, seed=9))
-    both = quick(jax.vmap(jax.value_and_grad(function, (0, 1))))
+    both = quick(of_rows(function))
     value, slopes = both(a, b)
     for x, y, found, *gradients in zip(a, b, value, *slopes, strict=True):
         with mp.workdps(oracles.DIGITS):

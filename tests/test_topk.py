@@ -8,7 +8,7 @@ import mpmath as mp
 import numpy as np
 import oracles
 import pytest
-from programs import in_precision, optimized, quick
+from programs import in_precision, of_rows, optimized, quick
 
 from kl_jax import kl_divergence, topk_kl_divergence
 
@@ -279,8 +279,12 @@ def test_small_tails_have_all_their_digits():
                 (log_p, order.astype("i4"), (a + rng.normal(size=60) * 0.1).astype("f4"))
             )
     log_p, index, logits = (np.stack(x) for x in zip(*rows, strict=True))
-    f = lambda x, i, y: topk_kl_divergence(x, i, y)
-    value, slopes = optimized(jax.vmap(jax.value_and_grad(f, 2)))(log_p, index, logits)
+
+    @optimized
+    def of_q(log_p, index, logits):
+        return of_rows(functools.partial(topk_kl_divergence, log_p, index))(logits)
+
+    value, (slopes,) = of_q(log_p, index, logits)
     with mp.workdps(oracles.DIGITS):
         for x, i, y, v, g in zip(log_p, index, logits, value, slopes, strict=True):
             p = [mp.exp(mp.mpf(float(z))) for z in x]
