@@ -112,7 +112,7 @@ def outcome_terms(block: Block, logits_p: Array, logits_q: Array) -> OutcomeTerm
     offset = jnp.where(none, jnp.inf, offset)
     # Nothing is left of what is divided by inf.
     size_p = jnp.where(empty, jnp.inf, block.mass_p)
-    size_q = jnp.where(empty | none, jnp.inf, mass_q)
+    size_q = jnp.where(none, jnp.inf, mass_q)
     x, x_error = shifted(a, block.top)
     z, z_error = shifted(b, origin)
     r = ((z - x) + (z_error - x_error)) - offset
