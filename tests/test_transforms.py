@@ -315,9 +315,16 @@ HIDDEN = {
     },
     "dirichlet": (kl_jax.parametric.dirichlet, 2, PARAMETERS, (2,)),
 }
+OF_FAMILIES = (*FAMILIES, "dirichlet")
 
 
-@pytest.mark.parametrize("name", HIDDEN)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in OF_FAMILIES else name
+        for name in HIDDEN
+    ],
+)
 def test_a_mask_hides_finite_rows_from_every_derivative(name):
     """Rows of finite padding, in the domain and outside: slopes are numbers, and 0."""
     function, count, values, shape = HIDDEN[name]
