@@ -56,8 +56,8 @@ class _Renyi(Family):
         grown = jnp.exp(jnp.where(far, jnp.minimum(log_power, 80), -jnp.inf))
         beyond = x.p * phi(least) - (grown - x.p * (1 + c * least)) / c
         terms = jnp.where(far, beyond, jnp.where(swap, order / c, 1) * near)
-        # Of 1000 outcomes log(p) is about -7, and where r is the same at many so is what the
-        # logarithm of the power loses: 9 ULP of a divergence of 1. p loses none of it.
+        # Of 1000 outcomes log(p) is about -7, and where r is the same at many, so is what
+        # the logarithm of the power loses: 9 ULP of a divergence of 1. p loses none of it.
         plain = (peak == 0) & (jnp.abs(c * x.r) < 20)
         exponent = jnp.where(plain, c * x.r, log_power - peak)
         return terms, jnp.where(plain, x.p, 1) * jnp.exp(exponent)
