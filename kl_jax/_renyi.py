@@ -44,13 +44,14 @@ class _Renyi(Family):
         """Those of (1 - E) / (1 - order), and of E / e^peak."""
         peak, order = parameters
         c, log_power = _one_minus(order), _log_power(x, order)
+        log_tilt = c * x.r
         # E_p[e^(c r)] = E_q[e^(-order r)]: the smaller power cancels less.
         swap = jnp.asarray(order < 0.5)
         p, q = jnp.where(swap, x.q, x.p), jnp.where(swap, x.p, x.q)
         r, power = jnp.where(swap, -x.r, x.r), jnp.where(swap, order, c)
         # e^(c r) may leave the range where p e^(c r) does not. A row that reaches the
         # bounds has E > 1e30, and takes its logarithm instead.
-        far = (c < 0) & (c * x.r > 20)
+        far = (c < 0) & (log_tilt > 20)
         near = jnp.where(r > 0, q, p) * scaled_phi_difference(jnp.where(far, 0, r), power)
         least = jnp.where(far, jnp.maximum(x.r, -1e6), 0)
         grown = jnp.exp(jnp.where(far, jnp.minimum(log_power, 80), -jnp.inf))
@@ -58,8 +59,8 @@ class _Renyi(Family):
         terms = jnp.where(far, beyond, jnp.where(swap, order / c, 1) * near)
         # Of 1000 outcomes log(p) is about -7, and where r is the same at many, so is what
         # the logarithm of the power loses: 9 ULP of a divergence of 1. p loses none of it.
-        plain = (peak == 0) & (jnp.abs(c * x.r) < 20)
-        exponent = jnp.where(plain, c * x.r, log_power - peak)
+        plain = (peak == 0) & (jnp.abs(log_tilt) < 20)
+        exponent = jnp.where(plain, log_tilt, log_power - peak)
         return terms, jnp.where(plain, x.p, 1) * jnp.exp(exponent)
 
     def rows(self, axis_name: AxisName, sums: Rows, *parameters: Any) -> Rows:
