@@ -10,6 +10,8 @@ import pytest
 # again: 8 % of the time.
 gc.set_threshold(100_000, 50, 1000)
 jax.config.update("jax_num_cpu_devices", 8)
+# pytest has its own way with tracebacks, and a filtered one takes 10 ms for each error.
+jax.config.update("jax_traceback_filtering", "off")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -65,6 +65,8 @@ OF_ROWS = {
     "normal_standard": parametric.normal_standard,
 }
 OF_OUTCOMES = [*registry.MAIN, "from_probs", "rel_entr", "mixture_logits", "kl_div"]
+# A symbolic number of rows keeps them from being cut, whatever is known of the outcomes.
+OF_ROWS_ALONE = ["kl", *(name for name in OF_ROWS if name not in OF_OUTCOMES)]
 
 
 def exported(name, shape, platforms=PLATFORMS):
@@ -75,7 +77,7 @@ def exported(name, shape, platforms=PLATFORMS):
         return export.export(jax.jit(function), platforms=platforms)(x, x), function
 
 
-@pytest.mark.parametrize("name", OF_ROWS)
+@pytest.mark.parametrize("name", OF_ROWS_ALONE)
 def test_a_symbolic_number_of_rows(name):
     (rows,) = export.symbolic_shape("rows")
     exported(name, (rows, 6))
