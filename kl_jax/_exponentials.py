@@ -161,6 +161,15 @@ def exp_of_sum(x: Array, error: Array) -> Array:
     return power + power * error
 
 
+@jitted_custom_jvp
+def exp_minus(x: Array) -> Array:
+    """e^-x for x >= 0."""
+    return jax.lax.platform_dependent(-x, cpu=_exp_on_cpu, default=jnp.exp)
+
+
+exp_minus.defjvps(lambda dx, value, _: -value * dx)
+
+
 def _exp_on_cpu(x: Array) -> Array:
     """XLA's own bounds x and the exponent once more each: 20 instructions to these 15."""
     if x.dtype != jnp.float32:
@@ -242,6 +251,18 @@ def log1p(x: Array) -> Array:
 
 
 log1p.defjvps(lambda dx, _, x: clamp_finite(reciprocal(1 + x)) * dx)
+
+
+@jitted_custom_jvp
+def log_of_part(x: Array) -> Array:
+    """log(1 + x) for -1 < x <= 0, without what `log1p` asks of other x."""
+    total, error = two_sum(jnp.maximum(x, 1), x)  # a literal 1 would be folded
+    if total.dtype == jnp.float32:
+        return _log_of_float32(total, error)
+    return _log_of_sum(total, error)
+
+
+log_of_part.defjvps(lambda dx, _, x: reciprocal(1 + x) * dx)
 
 
 @jitted_custom_jvp

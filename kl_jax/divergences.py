@@ -21,11 +21,11 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts
-from kl_jax._arithmetic import clamp_finite, result_dtype, root
-from kl_jax._blocks import OutcomeTerms, summary
+from kl_jax._arithmetic import result_dtype, root
+from kl_jax._blocks import summary
 from kl_jax._contracts import AxisName
-from kl_jax._exponentials import expm1, log_shares, phi, phi_series, phi_series_holds
-from kl_jax._family import Family, FDivergence
+from kl_jax._family import Family
+from kl_jax._generators import JEFFREYS, JENSEN_SHANNON, SKEW
 from kl_jax._renyi import RENYI
 
 __all__ = [
@@ -174,7 +174,7 @@ def jeffreys_divergence(
     Source: Jeffreys, "An invariant form for the prior probability" (1946).
     """
     name = "jeffreys_divergence"
-    return _divergence(name, _JEFFREYS, logits_p, logits_q, axis, where, axis_name)
+    return _divergence(name, JEFFREYS, logits_p, logits_q, axis, where, axis_name)
 
 
 def jensen_shannon_divergence(
@@ -227,7 +227,7 @@ def jensen_shannon_divergence(
     name = "jensen_shannon_divergence"
     beta = _contracts.fraction(name, "beta", beta)
     _checks.all_fractions(name, "beta", beta)
-    family = _JENSEN_SHANNON
+    family = JENSEN_SHANNON
     return _divergence(name, family, logits_p, logits_q, axis, where, axis_name, beta)
 
 
@@ -328,7 +328,7 @@ def skew_kl_divergence(
     _checks.all_fractions(name, "skew", skew)
     if not isinstance(skew, Array) and skew == 0:
         return _divergence(name, _kl, logits_p, logits_q, axis, where, axis_name)
-    return _divergence(name, _SKEW, logits_p, logits_q, axis, where, axis_name, skew)
+    return _divergence(name, SKEW, logits_p, logits_q, axis, where, axis_name, skew)
 
 
 def renyi_divergence(
@@ -445,76 +445,3 @@ def _kl(axis_name: AxisName, a: Array, b: Array) -> Array:
 
 def _reverse_kl(axis_name: AxisName, a: Array, b: Array) -> Array:
     return summary(axis_name, b, a).kl
-
-
-# --- the family -----------------------------------------------------------------
-
-
-def _kl_term(p: Array, q: Array, r: Array) -> Array:
-    """p phi(r) = p log(p / q) - p + q for r = log(q / p), finite but for what overflows."""
-    near = phi_series_holds(r)
-    return jnp.where(near, p * phi_series(jnp.where(near, r, 0)), q - p * (1 + r))
-
-
-def _jeffreys_term(x: OutcomeTerms) -> Array:
-    infinite = jnp.abs(x.r) == jnp.inf
-    return jnp.where(infinite, jnp.inf, x.q_minus_p * jnp.where(infinite, 0, x.r))
-
-
-def _jeffreys_parts(x: OutcomeTerms) -> tuple[Array, Array]:
-    """u = log(p / q) + 1 - q / p, v = log(q / p) + 1 - p / q."""
-    r = jnp.where(jnp.abs(x.r) == jnp.inf, 0, x.r)
-    return -x.q_minus_p - x.p * r, x.q_minus_p + x.q * r
-
-
-def _skew_term(x: OutcomeTerms, s: float | Array) -> Array:
-    log_p, _ = _log_shares(x, s)
-    term = _kl_term(x.p, s * x.p + (1 - s) * x.q, -log_p)
-    return jnp.where((s == 0) & (x.r == -jnp.inf), jnp.inf, term)
-
-
-def _skew_parts(x: OutcomeTerms, s: float | Array) -> tuple[Array, Array]:
-    """u = log(p / m) + s (1 - p / m) and v = (1 - s) (1 - p / m), of which the first would
-    cancel to (1 - s) log(p / m), and 1 - p / m = (1 - s) (q - p) / m.
-    """
-    log_p, log_q = _log_shares(x, s)
-    # p / m <= 1 / s: above e^80 s is 0, and 0 times inf would be nan. So for q.
-    least_p, least_q = (jnp.minimum(y, 80) for y in (log_p, log_q))
-    of_p = x.p * ((1 - s) * log_p - s * phi(least_p))
-    return of_p, (1 - s) * (1 - s) * (x.q_minus_p * jnp.exp(least_q))
-
-
-def _skew_change(x: OutcomeTerms, s: float | Array) -> Array:
-    """-p (p - q) / m, less the p - q that sum to 0: no term is positive."""
-    log_p, _ = _log_shares(x, s)
-    return clamp_finite(expm1(log_p)) * x.q_minus_p
-
-
-def _jensen_shannon_term(x: OutcomeTerms, beta: float | Array) -> Array:
-    log_p, log_q = _log_shares(x, beta)
-    m = beta * x.p + (1 - beta) * x.q
-    return beta * _kl_term(x.p, m, -log_p) + (1 - beta) * _kl_term(x.q, m, -log_q)
-
-
-def _jensen_shannon_parts(x: OutcomeTerms, beta: float | Array) -> tuple[Array, Array]:
-    """u = beta log(p / m), v = (1 - beta) log(q / m)."""
-    log_p, log_q = _log_shares(x, beta)
-    return beta * (x.p * log_p), (1 - beta) * (x.q * log_q)
-
-
-def _jensen_shannon_change(x: OutcomeTerms, beta: float | Array) -> Array:
-    """KL(p || m) - KL(q || m)."""
-    log_p, log_q = _log_shares(x, beta)
-    m = beta * x.p + (1 - beta) * x.q
-    return _kl_term(x.p, m, -log_p) - _kl_term(x.q, m, -log_q)
-
-
-def _log_shares(x: OutcomeTerms, weight: float | Array) -> tuple[Array, Array]:
-    return log_shares(x.r, *(jnp.asarray(w, x.r.dtype) for w in (weight, 1 - weight)))
-
-
-_JEFFREYS = FDivergence(term=_jeffreys_term, parts=_jeffreys_parts)
-_SKEW = FDivergence(term=_skew_term, parts=_skew_parts, change=_skew_change)
-_JENSEN_SHANNON = FDivergence(
-    term=_jensen_shannon_term, parts=_jensen_shannon_parts, change=_jensen_shannon_change
-)
