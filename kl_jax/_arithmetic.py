@@ -43,10 +43,11 @@ def polynomial(coefficients: Sequence[ArrayLike], x: Array) -> Array:
 
 def nan_where(undefined: Array, value: Array) -> Array:
     """`value`, or nan. Where jit is disabled, jax_debug_nans would stop at a literal nan
-    though nothing is undefined; 0 / 0 is nan only where something is.
+    though nothing is undefined; the root of -1 is nan only where something is. 0 / 0 is not
+    enough: of 3 (0 / x) LLVM of jaxlib 0.10 makes 3 copysign(0, x), which is 0.
     """
-    nothing = 1 - undefined.astype(value.dtype)
-    return jnp.where(undefined, jnp.zeros_like(nothing) / nothing, value)
+    sign = 1 - 2 * undefined.astype(value.dtype)
+    return jnp.where(undefined, jnp.sqrt(sign), value)
 
 
 def clamp_min(x: Array, bound: ArrayLike) -> Array:

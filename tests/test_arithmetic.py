@@ -34,6 +34,13 @@ def test_sums_of_few_rows():
         assert oracles.ulps(total(row[None])[0, 0], true, "float32") <= 4
 
 
+def test_a_multiple_of_nan_is_nan():
+    """In one fusion, with all that LLVM does: there the factor was 0 of what was 0 / 0."""
+    undefined, value = np.array([True, False] * 2), np.arange(4, dtype="f4")
+    found = compiled(lambda u, x, t: _arithmetic.nan_where(u, x) * t)(undefined, value, 3.0)
+    np.testing.assert_array_equal(found, [np.nan, 3, np.nan, 9])
+
+
 def test_what_is_held_constant_costs_nothing():
     x = jnp.ones(3)
     constant = SymbolicZero(jax.typeof(x))
