@@ -22,6 +22,7 @@ from kl_jax.linear import linear_kl_divergence as linear_kl_divergence
 from kl_jax.mixtures import mixture_logits as mixture_logits
 from kl_jax.probabilities import kl_divergence_from_probs as kl_divergence_from_probs
 from kl_jax.topk import topk_kl_divergence as topk_kl_divergence
+from kl_jax.topk import topk_outcomes as topk_outcomes
 from kl_jax.torch_compat import KLDivLoss as KLDivLoss
 from kl_jax.torch_compat import kl_div as kl_div
 from kl_jax.transforms import Weighted as Weighted
@@ -65,5 +66,6 @@ __all__ = [
     "skew_kl_divergence",
     "tempered",
     "topk_kl_divergence",
+    "topk_outcomes",
     "weighted",
 ]

@@ -17,9 +17,10 @@ def is_spread(x: Array) -> bool:
     return any(size > 1 and kind != AxisType.Manual for size, kind in kinds)
 
 
-def auto_sharded(fun: Callable[..., Array], rows: Array) -> Callable[..., Any]:
-    """`fun`, whose result has the shape of `rows` without the last axis. On an Explicit
-    mesh, where JAX refuses to index a sharded axis, XLA finds the shardings inside `fun`.
+def auto_sharded(fun: Callable[..., Any], rows: Array) -> Callable[..., Any]:
+    """`fun`, whose results have the axes of `rows` before the last, and whole rows if they
+    have more. On an Explicit mesh, where JAX refuses to index a sharded axis, XLA finds the
+    shardings inside `fun`.
     """
     sharding = jax.typeof(rows).sharding
     if AxisType.Explicit not in sharding.mesh.axis_types:

@@ -1,4 +1,4 @@
-r"""KL from the k largest log-probabilities of a teacher, as stored for distillation.
+r"""Divergences of a teacher stored for distillation as its k largest log-probabilities.
 
 What lies outside the k indices is one more outcome: by the chain rule of relative entropy
 that loses the KL inside it, and nothing else.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from kl_jax._sharding import auto_sharded
 from kl_jax.divergences import kl_divergence
 from kl_jax.elementwise import rel_entr_of_logs
 
-__all__ = ["topk_kl_divergence"]
+__all__ = ["topk_kl_divergence", "topk_outcomes"]
 
 
 def topk_kl_divergence(
@@ -96,12 +96,7 @@ def topk_kl_divergence(
     "renormalize".
     """
     name = "topk_kl_divergence"
-    log_p, logits = _contracts.floats(name, topk_log_p=topk_log_p, logits_q=logits_q)
-    index = _contracts.integers(name, "topk_index", topk_index)
-    _contracts.equal_shapes(name, topk_log_p=log_p, topk_index=index)
-    _contracts.same_rows(name, topk_log_p=log_p, logits_q=logits)
-    _contracts.some_outcomes(name, log_p.shape, (log_p.ndim - 1,))
-    _contracts.some_outcomes(name, logits.shape, (logits.ndim - 1,))
+    arguments = _arguments(name, topk_log_p, topk_index, logits_q, axis_name)
     _keywords.choice(name, "tail", tail, ("bucket", "renormalize", "drop"))
     t = _contracts.positive_number(name, "temperature", temperature)
     if tail != "renormalize" and not (isinstance(t, float) and t == 1):
@@ -110,14 +105,111 @@ def topk_kl_divergence(
             f"mass lies outside the stored entries at another one is not known. Write "
             f"tail='renormalize'."
         )
+    _checks.all_positive(name, "temperature", t)
+    return _topk(tail, axis_name, *arguments, t)
+
+
+def topk_outcomes(
+    topk_log_p: ArrayLike,
+    topk_index: ArrayLike,
+    logits_q: ArrayLike,
+    *,
+    tail: Literal["bucket", "renormalize"] = "bucket",
+    axis_name: AxisName = None,
+) -> tuple[Array, Array]:
+    r"""Logits of p and q on k outcomes and on the rest, for any divergence, in nats.
+
+    `kl_divergence` of them is `topk_kl_divergence`, and so are the others got:
+
+        jensen_shannon_divergence(*topk_outcomes(log_p, index, logits_q), beta=0.1)
+
+    With "bucket" all outcomes but the k are one more, of 1 - P = 1 - sum of the k p under
+    p. A divergence does not grow where outcomes are merged: that of the k + 1 is a lower
+    bound of the whole one, and equal to it for k = V. With "renormalize" p and q are those
+    given the k outcomes, as logits; only to them does `tempered` apply.
+
+    Its first two arguments may be a student's, with a teacher's logits as the third:
+
+        s, t = topk_outcomes(*jax.lax.top_k(jax.nn.log_softmax(student), k), teacher)
+        kl_divergence(s, t)  # the reverse KL of a distillation: KL(student || teacher)
+
+    is a loss on the outcomes that the student holds likely. On those of a stored teacher
+    it is `reverse_kl_divergence(*topk_outcomes(log_p, index, student))`.
+
+    Args:
+      topk_log_p: log p of the k outcomes, along the last axis, as for `topk_kl_divergence`:
+        an entry of -inf is ignored, and one that comes twice counts once.
+      topk_index: Where in `logits_q` they are: integers, of the shape of `topk_log_p`, in
+        any order.
+      logits_q: Logits of q over all V outcomes, along the last axis.
+      tail: "bucket" or "renormalize". What "drop" leaves are no distributions.
+      axis_name: Mesh axes, inside `jax.shard_map`, over which the outcomes of `logits_q`
+        are split, as for `topk_kl_divergence`. What is returned is the same on all devices:
+        the divergence of it takes no `axis_name`.
+
+    Returns:
+      log p and logits of q, k + 1 or k along the last axis: by ascending index, then what
+      is ignored, -inf on both sides, and the rest last. Those of q are as in `logits_q`,
+      and not normalised. float64 if an argument is, else float32.
+
+    Raises:
+      ValueError: If the shapes do not fit, there is no outcome, or `tail` is neither.
+      TypeError: If logits or log-probabilities are not floating point, or the indices not
+        integers.
+
+    Boundary: a row of nan on both sides, for which every divergence is nan, for an index
+      that is out of range or comes twice with another log p, and where P is above 1 by more
+      than rounding. A mass outside that is rounding, as `topk_kl_divergence` says, is none:
+      -inf, and where q has some there, Jeffreys and reverse KL divergences are inf.
+    Gradient: that of the divergence, through the logit of q's rest and through
+      log(1 - P), of slopes -p / (1 - P), or 0 where that is none. 0 in rows of nan.
+    Error: that of the divergence. 1 - P is right to 1e-5 of itself down to 1e-7 in float32,
+      the rest of q to an ULP of its logit.
+
+    >>> import jax.numpy as jnp
+    >>> from kl_jax import jensen_shannon_divergence
+    >>> log_p, index = jnp.log(jnp.array([0.5, 0.3])), jnp.array([2, 0])
+    >>> p, q = topk_outcomes(log_p, index, jnp.zeros(4))
+    >>> [round(x, 4) for x in jnp.exp(p).tolist()]
+    [0.3, 0.5, 0.2]
+    >>> round(jensen_shannon_divergence(p, q).item(), 4)
+    0.0569
+
+    Source: Csiszar, "Information-type measures of difference of probability distributions"
+    (1967), and van Erven and Harremoes, "Renyi divergence and Kullback-Leibler divergence"
+    (2014), for merged outcomes. Gu et al., "MiniLLM" (2024), for the reverse KL.
+    """
+    name = "topk_outcomes"
+    arguments = _arguments(name, topk_log_p, topk_index, logits_q, axis_name)
+    if tail == "drop":
+        raise ValueError(
+            f"{name}: tail must be 'bucket' or 'renormalize', found 'drop': that leaves no "
+            f"distributions of p and q. Write topk_kl_divergence(..., tail='drop')."
+        )
+    _keywords.choice(name, "tail", tail, ("bucket", "renormalize"))
+    return _pair(tail, axis_name, *arguments)
+
+
+def _arguments(
+    name: str,
+    topk_log_p: ArrayLike,
+    topk_index: ArrayLike,
+    logits_q: ArrayLike,
+    axis_name: AxisName,
+) -> tuple[float, Array, Array, Array]:
+    """The three as arrays that fit, after the resolution that log p is stored with."""
+    log_p, logits = _contracts.floats(name, topk_log_p=topk_log_p, logits_q=logits_q)
+    index = _contracts.integers(name, "topk_index", topk_index)
+    _contracts.equal_shapes(name, topk_log_p=log_p, topk_index=index)
+    _contracts.same_rows(name, topk_log_p=log_p, logits_q=logits)
+    _contracts.some_outcomes(name, log_p.shape, (log_p.ndim - 1,))
+    _contracts.some_outcomes(name, logits.shape, (logits.ndim - 1,))
     _contracts.axis_name(name, axis_name)
     outcomes = logits.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
     _checks.part_of_log_probabilities(name, "topk_log_p", topk_log_p)
     _checks.indices(name, "topk_index", index, outcomes, log_p)
     _checks.logits(name, "logits_q", logits)
-    _checks.all_positive(name, "temperature", t)
-    eps = float(jnp.finfo(jnp.result_type(topk_log_p)).eps)
-    return _topk(tail, axis_name, eps, log_p, index, logits, t)
+    return float(jnp.finfo(jnp.result_type(topk_log_p)).eps), log_p, index, logits
 
 
 # Executed one operation at a time, a first call would compile 58 programs.
@@ -132,18 +224,44 @@ def _topk(
     temperature: float | Array,
 ) -> Array:
     t = jnp.asarray(temperature, logits.dtype)
-    fun = functools.partial(_of_rows, tail, axis_name, eps)
+    fun = functools.partial(_kl_of_rows, tail, axis_name, eps)
     return auto_sharded(fun, logits)(log_p / t, index, logits / t) * t * t
 
 
-def _of_rows(
-    tail: str,
-    axis_name: AxisName,
-    eps: float,
-    log_p: Array,
-    index: Array,
-    logits: Array,
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _pair(
+    tail: str, axis_name: AxisName, eps: float, log_p: Array, index: Array, logits: Array
+) -> tuple[Array, Array]:
+    fun = functools.partial(_pair_of_rows, tail, axis_name, eps)
+    return auto_sharded(fun, logits)(log_p, index, logits)
+
+
+def _kl_of_rows(
+    tail: str, axis_name: AxisName, eps: float, log_p: Array, index: Array, logits: Array
 ) -> Array:
+    log_p, log_q, undefined = _outcomes(tail, axis_name, eps, log_p, index, logits)
+    if tail == "drop":
+        log_q = log_q - log_mass(axis_name, logits)[..., None]
+        kl = jnp.sum(rel_entr_of_logs(log_p, log_q), -1)
+    else:
+        kl = kl_divergence(log_p, log_q)
+    return nan_where(undefined, kl)
+
+
+def _pair_of_rows(*arguments: Any) -> tuple[Array, Array]:
+    # On both sides: what reaches a selected entry from behind, nan too, goes no further, so
+    # that a mask hides the row from the gradients as it does from that of the KL.
+    log_p, log_q, undefined = _outcomes(*arguments)
+    undefined = undefined[..., None]
+    return nan_where(undefined, log_p), nan_where(undefined, log_q)
+
+
+def _outcomes(
+    tail: str, axis_name: AxisName, eps: float, log_p: Array, index: Array, logits: Array
+) -> tuple[Array, Array, Array]:
+    """Logits of p and q on the entries, for "bucket" on the rest too, and of which rows
+    there are none.
+    """
     size = logits.shape[-1]
     first, outcomes = 0, size
     if axis_name is not None:
@@ -169,24 +287,21 @@ def _of_rows(
         here = lax.psum(jnp.where(mine, here, 0), axis_name)
         here = jnp.where(present, here, -jnp.inf)
 
-    if tail == "renormalize":
-        kl = kl_divergence(log_p, here)
-    elif tail == "drop":
-        log_q = here - log_mass(axis_name, logits)[..., None]
-        kl = jnp.sum(rel_entr_of_logs(log_p, log_q), -1)
-    else:
-        log_rest_q = log_mass(axis_name, _without(logits, place))
-        smallest = math.log(jnp.finfo(log_p.dtype).tiny)
-        q_has_none = log_rest_q < jnp.max(here, -1) + smallest
-        everything = jnp.sum(present, -1) == outcomes
-        log_rest = _log_rest(eps, log_p, lax.stop_gradient(q_has_none))
-        contradiction = contradiction | (jnp.isnan(log_rest) & ~everything)
-        log_rest = jnp.where(everything | jnp.isnan(log_rest), -jnp.inf, log_rest)
-        kl = kl_divergence(
-            jnp.concatenate([log_p, log_rest[..., None]], -1),
-            jnp.concatenate([here, log_rest_q[..., None]], -1),
-        )
-    return nan_where(contradiction | outside, kl)
+    undefined = contradiction | outside
+    if tail != "bucket":
+        return log_p, here, undefined
+    log_rest_q = log_mass(axis_name, _without(logits, place))
+    smallest = math.log(jnp.finfo(log_p.dtype).tiny)
+    q_has_none = log_rest_q < jnp.max(here, -1) + smallest
+    everything = jnp.sum(present, -1) == outcomes
+    log_rest = _log_rest(eps, log_p, lax.stop_gradient(q_has_none))
+    undefined = undefined | (jnp.isnan(log_rest) & ~everything)
+    log_rest = jnp.where(everything | jnp.isnan(log_rest), -jnp.inf, log_rest)
+    return (
+        jnp.concatenate([log_p, log_rest[..., None]], -1),
+        jnp.concatenate([here, log_rest_q[..., None]], -1),
+        undefined,
+    )
 
 
 @functools.partial(jitted_custom_jvp, static=(0,))
@@ -214,9 +329,9 @@ def _log_rest(eps: float, log_p: Array, q_has_none: Array) -> Array:
 def _log_rest_jvp(eps, primals, tangents):
     log_p, dlog_p = primals[0], tangents[0]
     value = _log_rest(eps, *primals)
-    none = value == -jnp.inf
-    odds = jnp.exp(log_p - jnp.where(none, 0, value)[..., None])
-    slope = jnp.where(none[..., None] | (log_p == -jnp.inf), 0, -odds)
+    some = value > -jnp.inf  # neither none nor nan
+    odds = jnp.exp(log_p - jnp.where(some, value, 0)[..., None])
+    slope = jnp.where(some[..., None] & (log_p != -jnp.inf), -odds, 0)
     return value, jnp.sum(slope * dlog_p, -1)
 
 

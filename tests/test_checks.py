@@ -34,6 +34,7 @@ from kl_jax import (
     skew_kl_divergence,
     tempered,
     topk_kl_divergence,
+    topk_outcomes,
     weighted,
 )
 
@@ -47,6 +48,7 @@ INDEX = np.argsort(LOGITS, -1).astype("i4")[..., :2]
 TOP = np.take_along_axis(LOG_PROBS, INDEX, -1)
 OF_LOGITS = {"logits_p": LOGITS, "logits_q": LOGITS[::-1]}
 OF_PROBS = {"p": PROBS, "q": PROBS[::-1]}
+OF_TOP_K = {"topk_log_p": TOP, "topk_index": INDEX, "logits_q": LOGITS}
 HEADS = {
     "hidden_p": LOGITS,
     "weights_p": LOGITS[0].T,
@@ -67,7 +69,8 @@ FUNCTIONS = [
     (renyi_divergence, OF_LOGITS | {"order": np.asarray(0.3, "f4")}),
     (kl_divergence_from_probs, OF_PROBS),
     (kl_estimate, {"log_p": LOG_PROBS, "log_q": LOG_PROBS[::-1]}),
-    (topk_kl_divergence, {"topk_log_p": TOP, "topk_index": INDEX, "logits_q": LOGITS}),
+    (topk_kl_divergence, OF_TOP_K),
+    (topk_outcomes, OF_TOP_K),
     (linear_kl_divergence, HEADS),
     (sum_of_kl_div, {"input": LOG_PROBS, "target": PROBS}),
     (of_log_target, {"input": LOG_PROBS, "target": LOG_PROBS[::-1]}),

@@ -45,6 +45,7 @@ OF_ROWS = {
     "kl_from_counts": lambda a, b: kl_jax.kl_from_counts(positive(a), positive(b)),
     "linear": lambda a, b: kl_jax.linear_kl_divergence(a, WEIGHTS, b, WEIGHTS),
     "topk": lambda a, b: kl_jax.topk_kl_divergence(*first(a), b),
+    "topk_outcomes": lambda a, b: kl_jax.topk_outcomes(*first(a), b),
     "kl_div": functools.partial(kl_jax.kl_div, reduction="batchmean"),
     "loss": lambda a, b: mean(masked(tempered(kl_jax.kl_divergence, 2.0)))(
         a, b, mask=a[:, 0] > 0

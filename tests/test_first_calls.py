@@ -68,6 +68,7 @@ CALLS = {
     ),
     "topk_kl_divergence": call(kl_jax.topk_kl_divergence, *TOP_K),
     "topk_kl_divergence, drop": call(kl_jax.topk_kl_divergence, *TOP_K, tail="drop"),
+    "topk_outcomes": call(kl_jax.topk_outcomes, *TOP_K),
     "kl_div": call(kl_jax.kl_div, array(3, 4), array(4), reduction="batchmean"),
     "kl_div of halves": call(
         kl_jax.kl_div, array(3, 4, dtype="f2"), array(4, dtype="f2"), reduction="sum"

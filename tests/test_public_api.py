@@ -52,6 +52,7 @@ KINDS = {
     "mixture_logits": "divergence",
     "kl_divergence_from_probs": "divergence",
     "topk_kl_divergence": "divergence",
+    "topk_outcomes": "divergence",
     "linear_kl_divergence": "divergence",
     "kl_estimate": "divergence",
     "kl_from_counts": "divergence",

@@ -21,6 +21,7 @@ from kl_jax import (
     masked,
     mean,
     topk_kl_divergence,
+    topk_outcomes,
 )
 
 INF = np.inf
@@ -299,6 +300,30 @@ def test_plain_jit(kind):
     in_log_p, in_a, in_b, *_ = wanted
     for found, true in zip(gradients, (in_a, in_b, in_log_p), strict=True):
         assert relative(found, true) <= 1e-5
+
+
+def test_outcomes_of_a_stored_teacher():
+    """In shard_map the same on all devices; on an Explicit mesh, of whole rows."""
+    x = [z for i, z in enumerate(arguments()) if i in (0, 1, 3)]
+    inside = jax.shard_map(
+        functools.partial(topk_outcomes, axis_name="vocab"),
+        mesh=mesh(8),
+        in_specs=(P(), P(), OUTCOMES),
+        out_specs=P(),
+    )
+    alone, found = quick(topk_outcomes)(*x), [quick(inside)(*x)]
+    on = mesh(2, 4, kind=AxisType.Explicit)
+    with quickly(), jax.set_mesh(on):
+        specs = (P("rows"), P("rows"), P("rows", "vocab"))
+        there = [
+            jax.device_put(z, NamedSharding(on, s)) for z, s in zip(x, specs, strict=True)
+        ]
+        found.append(topk_outcomes(*there))
+        for z in found[1]:
+            assert jax.typeof(z).sharding.spec == P("rows", None)
+    for pair in found:
+        for z, expected in zip(pair, alone, strict=True):
+            np.testing.assert_allclose(z, expected, rtol=2e-6)
 
 
 def test_rows_are_not_cut_into_tiles_on_a_mesh(monkeypatch):

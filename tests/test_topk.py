@@ -8,9 +8,10 @@ import mpmath as mp
 import numpy as np
 import oracles
 import pytest
+import registry
 from programs import in_precision, of_rows, optimized, quick
 
-from kl_jax import kl_divergence, topk_kl_divergence
+from kl_jax import kl_divergence, topk_kl_divergence, topk_outcomes
 
 INF, NAN = np.inf, np.nan
 TAILS = ("bucket", "renormalize", "drop")
@@ -415,3 +416,220 @@ def test_tail_is_one_of_three():
     one = np.zeros(1, "f4"), np.zeros(1, int), np.zeros(2, "f4")
     with pytest.raises(ValueError, match="topk_kl_divergence: tail must be one of"):
         topk_kl_divergence(*one, tail="rest")
+
+
+# --- outcomes -------------------------------------------------------------------
+
+
+def merged(row, log_p, index, b):
+    """A divergence by its definition, of the entries and the rest, and of any numbers."""
+    with mp.workdps(oracles.DIGITS):
+        p, e = ([mp.exp(mp.mpmathify(x)) for x in z] for z in (log_p, b))
+        q = [e[i] / mp.fsum(e) for i in index]
+        if len(p) < len(e):
+            p, q = [*p, 1 - mp.fsum(p)], [*q, 1 - mp.fsum(q)]
+        parameters = map(mp.mpf, row.parameters.values())
+        return row.definition(oracles.Mpmath, p, q, *parameters)
+
+
+@quick
+def of_outcomes_and_whole(log_p, index, a, b):
+    """Every divergence of merged outcomes, then of all of them."""
+    pair = zip(topk_outcomes(log_p, index, b), (a, b), strict=True)
+    pad = functools.partial(jnp.pad, pad_width=[(0, 0), (0, 1)], constant_values=-INF)
+    p, q = (jnp.concatenate([x, pad(y)]) for x, y in pair)
+    rows = registry.DIVERGENCES.items()
+    return {name: row.function(p, q) for name, row in rows}
+
+
+def test_every_divergence_of_outcomes():
+    """It is the definition's of what is merged, grows with k, and is at most the whole."""
+    ks = (1, 4, 7, 11)
+    noises = [teacher(seed, 11, rows=2, noise=n) for seed, n in ((7, 1.0), (8, 1e-2))]
+    _, b, log_p, index = (np.concatenate(x) for x in zip(*noises, strict=True))
+    log_p, b = log_p.astype("f4"), b.astype("f4")
+    a = np.take_along_axis(log_p, np.argsort(index, -1), -1)
+    order = np.argsort(-log_p, -1)
+    log_p, index = (np.take_along_axis(x, order, -1) for x in (log_p, index))
+    known = np.concatenate([np.where(np.arange(11) < k, log_p, -INF) for k in ks])
+    repeated = (np.concatenate([x] * len(ks)) for x in (index, a, b))
+    found = of_outcomes_and_whole(known.astype("f4"), *repeated)
+    for name, row in registry.DIVERGENCES.items():
+        bounds, whole = np.split(found[name].reshape(2 * len(ks), 4), 2)
+        whole = whole[0]
+        for values, k in zip(bounds[:-1], ks, strict=False):
+            rows = zip(log_p, index, b, strict=True)
+            true = [float(merged(row, x[:k], i[:k], y)) for x, i, y in rows]
+            # As in test_value, times the order 2: 3e-7 seen.
+            np.testing.assert_allclose(values, true, rtol=0, atol=1e-6, err_msg=name)
+            assert (values < whole).all()
+        assert (np.diff(bounds, axis=0) > 0).all()
+        # Two results of at most 8 ULP.
+        np.testing.assert_allclose(bounds[-1], whole, rtol=2e-6, err_msg=name)
+
+
+OF_OUTCOMES = {
+    **{
+        name: (registry.DIVERGENCES[name], "bucket")
+        for name in ("kl", "jensen_shannon", "renyi 0.5")
+    },
+    "kl, renormalized": (registry.DIVERGENCES["kl"], "renormalize"),
+}
+
+
+def eight_rows():
+    """Three that are as usual, three that are no distributions, and two at the boundary."""
+    noises = [teacher(seed, 4, rows=3, noise=n) for seed, n in ((9, 1.0), (10, 1e-2))]
+    rows = zip(*noises, strict=True)
+    _, b, log_p, index = (np.concatenate([x, y, x[:2]]) for x, y in rows)
+    index[3, 2] = 11
+    index[4, 1] = index[4, 0]
+    log_p[5] = np.log(0.3)  # of sum 1.2
+    b[6, index[6, 0]] = -INF
+    log_p[7] = np.log(0.25)
+    return log_p.astype("f4"), index, b.astype("f4")
+
+
+@functools.cache
+def slopes_of_outcomes():
+    """Values and derivatives of `OF_OUTCOMES` for `eight_rows`."""
+
+    @quick
+    def slopes(log_p, index, b):
+        def of(row, tail):
+            fun = lambda x, y: row.function(*topk_outcomes(x, index, y, tail=tail))
+            value, back = jax.vjp(fun, log_p, b)
+            return value, *back(jnp.ones_like(value))
+
+        return {name: of(*x) for name, x in OF_OUTCOMES.items()}
+
+    return slopes(*eight_rows())
+
+
+def test_the_kl_of_outcomes_is_that_of_the_top_k():
+    """To the bit, also where it is nan or inf."""
+    found, expected = slopes_of_outcomes(), slopes_of_rows(*eight_rows())
+    for name, tail in (("kl", "bucket"), ("kl, renormalized", "renormalize")):
+        for x, y in zip(found[name], expected[tail], strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("name", ["kl", "jensen_shannon", "renyi 0.5"])
+def test_gradients_of_outcomes(name):
+    row, _ = OF_OUTCOMES[name]
+    values = slopes_of_outcomes()[name]
+    for x, index, y, _, *slopes in list(zip(*eight_rows(), *values, strict=True))[:3]:
+        of_p = lambda z, i=index, y=y: merged(row, z, i, y)
+        of_q = lambda z, i=index, x=x: merged(row, x, i, z)
+        for g, of, at in zip(slopes, (of_p, of_q), (x, y), strict=True):
+            true = np.array(oracles.gradient(of, at), "f8")
+            # Of the largest slope; 3.1e-7 seen.
+            np.testing.assert_allclose(g, true, rtol=0, atol=1e-6 * np.abs(true).max())
+
+
+def test_slopes_of_outcomes_at_the_boundary():
+    """Finite, and 0 in rows of nan: a mask hides these from every derivative."""
+    for name, (value, *slopes) in slopes_of_outcomes().items():
+        for slope in slopes:
+            assert np.isfinite(slope).all(), name
+            assert (slope[np.isnan(value)] == 0).all(), name
+
+
+def test_every_divergence_of_outcomes_at_the_boundary():
+    """nan for what is no distribution, and inf where the definition is."""
+    log_p, index, b = (np.concatenate([x, x]) for x in eight_rows())
+    log_p = np.pad(log_p, [(0, 0), (0, 7)], constant_values=-INF)
+    index = np.pad(index, [(0, 0), (0, 7)])
+    found = of_outcomes_and_whole(log_p, index, b, b)
+    for name, row in registry.DIVERGENCES.items():
+        value = found[name][:8]
+        assert np.flatnonzero(np.isnan(value)).tolist() == [3, 4, 5], name
+        q_has_none = row.definition(
+            oracles.Mpmath, [0.5, 0.5], [1, 0], *row.parameters.values()
+        )
+        p_has_none = row.definition(
+            oracles.Mpmath, [1, 0], [0.5, 0.5], *row.parameters.values()
+        )
+        assert (value[6] == INF) == (q_has_none == INF), name
+        assert (value[7] == INF) == (p_has_none == INF), name
+
+
+def test_outcomes_that_a_student_holds_likely():
+    """The roles exchanged: KL(student || teacher) on the student's own k, and the rest."""
+    teacher_logits, student, *_ = (x.astype("f4") for x in teacher(11, 3, rows=2))
+
+    def loss(student):
+        log_p, index = jax.lax.top_k(jax.nn.log_softmax(student), 3)
+        pair = topk_outcomes(log_p, index, teacher_logits)
+        return kl_divergence(*pair)
+
+    value, (slopes,) = quick(of_rows(loss))(student)
+
+    def true(x, index, y):
+        with mp.workdps(oracles.DIGITS):
+            log_size = mp.log(mp.fsum(map(mp.exp, x)))
+            log_p = [x[i] - log_size for i in index]
+        return merged(registry.DIVERGENCES["kl"], log_p, index, y)
+
+    for x, y, v, g in zip(student, teacher_logits.tolist(), value, slopes, strict=True):
+        index = np.argsort(-x)[:3]
+        of_x = lambda z, i=index, y=y: true(z, i, y)
+        np.testing.assert_allclose(v, float(of_x(x.tolist())), rtol=2e-6)
+        expected = np.array(oracles.gradient(of_x, x), "f8")
+        np.testing.assert_allclose(g, expected, rtol=0, atol=2e-6)
+
+
+def test_places_of_outcomes():
+    """By index, then what is ignored, and the rest last; with vmap, and of bfloat16."""
+    index = np.array([[5, 7, 0, 5], [3, 1, 2, 0]], "i4")
+    half = np.float32(np.log(0.5))
+    log_p = half * np.array([[1, INF, 2, 1], [3, 2, 3, 1]], "f4")
+    b = np.array([[1.0, 2, 3, 4, -INF, 5], [1, 2, 3, 4, 4, -INF]], "f4")
+    narrow = lambda x, i, y: topk_outcomes(x.astype("bfloat16"), i, y.astype("bfloat16"))
+    each = [topk_outcomes, functools.partial(topk_outcomes, tail="renormalize"), narrow]
+    found = quick(lambda *x: [f(*x) for f in (*each, jax.vmap(topk_outcomes))])(
+        log_p, index, b
+    )
+    p = np.array([[0.25, 0.5, 0, 0, 0.25], [0.5, 0.25, 0.125, 0.125, 0]], "f4")
+    rest = np.log(np.exp(b[0, 1:4]).sum())
+    q = np.array([[1, 5, -INF, -INF, rest], [1, 2, 3, 4, 4]], "f4")
+    for n, (found_p, found_q) in enumerate(found):
+        assert found_p.dtype == found_q.dtype == jnp.float32
+        last = 4 if n == 1 else 5
+        atol = 1e-2 if n == 2 else 1e-6
+        np.testing.assert_allclose(np.exp(found_p), p[:, :last], rtol=0, atol=atol)
+        np.testing.assert_allclose(found_q, q[:, :last], rtol=0, atol=1e-6)
+
+
+def test_outcomes_need_a_pair_of_distributions():
+    one = np.zeros(1, "f4"), np.zeros(1, int), np.zeros(2, "f4")
+    with pytest.raises(
+        ValueError, match=r"^topk_outcomes: tail must be 'bucket' or .* Wri"
+    ):
+        topk_outcomes(*one, tail="drop")
+    with pytest.raises(
+        ValueError, match=r"^topk_outcomes: tail must be one of 'bucket', 'r"
+    ):
+        topk_outcomes(*one, tail="rest")
+    with pytest.raises(ValueError, match=r"^topk_outcomes: topk_index must have"):
+        topk_outcomes(one[0], np.zeros(3, int), one[2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["reverse_kl", "jensen_shannon", "renyi 0.5"])
+def test_forward_over_reverse_of_outcomes(name):
+    _, b, log_p, index = teacher(12, 4)
+    u, v = np.random.default_rng(13).normal(size=b.shape), np.ones_like(log_p)
+    function = registry.DIVERGENCES[name].function
+
+    @quick
+    def changes(x, y, dx, dy):
+        f = lambda x, y: jnp.sum(function(*topk_outcomes(x, index, y)))
+        return jax.jvp(jax.grad(f, (0, 1)), (x, y), (dx, dy))
+
+    h = 1e-6
+    with jax.enable_x64(True):
+        _, found = changes(log_p, b, v, u)
+        up, down = (changes(log_p + s * v, b + s * u, v, u)[0] for s in (h, -h))
+    for f, x, y in zip(found, up, down, strict=True):
+        np.testing.assert_allclose(f, (x - y) / (2 * h), rtol=0, atol=1e-8)

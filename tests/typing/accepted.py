@@ -18,6 +18,7 @@ from kl_jax import (
     reverse,
     tempered,
     topk_kl_divergence,
+    topk_outcomes,
     weighted,
 )
 from kl_jax import sum as sum_
@@ -44,6 +45,8 @@ def reductions(a: Array, b: Array, mask: Array) -> None:
 def keywords(a: Array, index: Array) -> None:
     assert_type(kl_estimate(a, a, estimator="k1"), Array)
     assert_type(topk_kl_divergence(a, index, a, tail="drop"), Array)
+    assert_type(topk_outcomes(a, index, a, tail="renormalize"), tuple[Array, Array])
+    assert_type(kl_divergence(*topk_outcomes(a, index, a)), Array)
     assert_type(kl_from_densities(lambda x: -x, jnp.negative, 0, jnp.inf), Array)
     value, error = kl_from_densities(jnp.negative, jnp.negative, 0, 1, with_error=True)
     assert_type(value + error, Array)

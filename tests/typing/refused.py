@@ -13,6 +13,7 @@ from kl_jax import (
     reverse,
     tempered,
     topk_kl_divergence,
+    topk_outcomes,
 )
 
 
@@ -29,6 +30,7 @@ def wrong(a: Array, b: Array, mask: Array) -> None:
     parametric.normal(0.0, 1.0, 1.0)  # pyrefly: ignore[missing-argument]
     kl_estimate(a, b, estimator="k4")  # pyrefly: ignore[bad-argument-type]
     topk_kl_divergence(a, a, b, tail="buket")  # pyrefly: ignore[bad-argument-type]
+    topk_outcomes(a, a, b, tail="drop")  # pyrefly: ignore[bad-argument-type]
     kl_div(a, b, reduction="batch_mean")  # pyrefly: ignore[bad-argument-type]
     loss: float = mean(kl_divergence)(a, b)  # pyrefly: ignore[bad-assignment]
     print(loss)
