@@ -173,7 +173,7 @@ def topk_outcomes(
     >>> [round(x, 4) for x in jnp.exp(p).tolist()]
     [0.3, 0.5, 0.2]
     >>> round(jensen_shannon_divergence(p, q).item(), 4)
-    0.0569
+    0.0556
 
     Source: Csiszar, "Information-type measures of difference of probability distributions"
     (1967), and van Erven and Harremoes, "Renyi divergence and Kullback-Leibler divergence"
