@@ -27,6 +27,7 @@ from kl_jax.torch_compat import KLDivLoss as KLDivLoss
 from kl_jax.torch_compat import kl_div as kl_div
 from kl_jax.transforms import Weighted as Weighted
 from kl_jax.transforms import batchmean as batchmean
+from kl_jax.transforms import chunked as chunked
 from kl_jax.transforms import masked as masked
 from kl_jax.transforms import mean as mean
 from kl_jax.transforms import reverse as reverse
@@ -42,6 +43,7 @@ __all__ = [
     "Weighted",
     "batchmean",
     "checked",
+    "chunked",
     "generalized_kl",
     "jeffreys_divergence",
     "jensen_shannon_distance",

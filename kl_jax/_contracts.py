@@ -29,6 +29,11 @@ AxisName = Hashable  # a name, a tuple of names, or None
 _SCALARS = (bool, int, float, complex, np.generic)
 
 
+def is_array(value: Any) -> bool:
+    """Whether it is an array, and no Python number."""
+    return isinstance(value, (Array, np.ndarray))
+
+
 def _array(function: str, name: str, value: Any) -> Array:
     """`value` as an array, if it is one (or a scalar) to begin with.
 
@@ -306,6 +311,54 @@ def same_rows(function: str, **arguments: Array) -> None:
                 f"{function}: {name} must have the shape of {first} but for the last "
                 f"axis, expected {(*wanted, 'any')}, found {found}."
             )
+
+
+def rows_given(function: str, args: tuple[Any, ...], axis: int) -> tuple[Any, ...]:
+    """Positional arguments as arrays, or trees of them, all as long along `axis`."""
+    keywords = "Keyword arguments pass whole."
+    found: list[tuple[str, Array]] = []
+
+    def checked(path: Any, value: Any) -> Array:
+        place, *inside = path
+        name = f"positional argument {place.idx}{jax.tree_util.keystr(tuple(inside))}"
+        array = _array(function, name, value)
+        found.append((name, array))
+        if array.ndim <= axis:
+            raise ValueError(
+                f"{function}: {name} must have rows along axis {axis}, found shape "
+                f"{array.shape}. {keywords}"
+            )
+        first, wanted = found[0]
+        if array.shape[axis] != wanted.shape[axis]:
+            raise ValueError(
+                f"{function}: {name} must be as long along axis {axis} as {first}, "
+                f"{wanted.shape[axis]}, found shape {array.shape}. {keywords}"
+            )
+        return array
+
+    arrays = jax.tree_util.tree_map_with_path(checked, args)
+    if not found:
+        raise TypeError(
+            f"{function}: there must be a positional argument with rows, found none. "
+            f"{keywords}"
+        )
+    return arrays
+
+
+def rows_returned(function: str, result: Any, axis: int, rows: int) -> Any:
+    """The result of a function of rows, whose arrays have as many along `axis`."""
+
+    def checked(value: Any) -> Array:
+        array = _array(function, "the transformed function's result", value)
+        if array.ndim <= axis or array.shape[axis] != rows:
+            raise ValueError(
+                f"{function}: the transformed function's result must have one entry for "
+                f"each of the {rows} rows given, along axis {axis}, found shape "
+                f"{array.shape}. Reduce outside, as in mean({function}(f, size))."
+            )
+        return array
+
+    return jax.tree.map(checked, result)
 
 
 def kernel(function: str, **arguments: Array) -> None:

@@ -53,6 +53,18 @@ def positive_integer(function: str, name: str, value: Any) -> int:
     return int(value)
 
 
+def place(function: str, name: str, value: Any) -> int:
+    """A keyword that takes a Python integer >= 0: an axis of arrays of any rank."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{function}: {name} must be an integer, found {value!r}.")
+    if value < 0:
+        raise ValueError(
+            f"{function}: {name} must be >= 0, counted from the first in arguments and "
+            f"results alike, found {value!r}."
+        )
+    return int(value)
+
+
 def nodes(function: str, value: Any, least: int) -> int:
     """The number of quadrature nodes: odd, so that every second node is a rule again."""
     value = positive_integer(function, "order", value)

@@ -27,3 +27,28 @@ def auto_sharded(fun: Callable[..., Any], rows: Array) -> Callable[..., Any]:
         return fun
     out = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:-1]))
     return jax.sharding.auto_axes(fun, out_sharding=out)
+
+
+def auto_sharded_like(
+    fun: Callable[..., Any], like: Callable[..., Any]
+) -> Callable[..., Any]:
+    """`fun`, whose results have on an Explicit mesh the shardings of those of `like`, a
+    function of the same arguments. XLA finds the shardings inside `fun`.
+    """
+
+    def call(*args: Any) -> Any:
+        meshes = (jax.typeof(x).sharding.mesh for x in jax.tree.leaves(args))
+        if not any(AxisType.Explicit in mesh.axis_types for mesh in meshes):
+            return fun(*args)
+        out = jax.tree.map(lambda x: x.sharding, jax.eval_shape(like, *args))
+        return jax.sharding.auto_axes(fun, out_sharding=out)(*args)
+
+    return call
+
+
+def varying_as(x: Array, others: Any) -> Array:
+    """`x`, varying over every axis of a `shard_map` that one of `others` varies over."""
+    axes = (jax.typeof(y).manual_axis_type.varying for y in jax.tree.leaves([x, *others]))
+    of_x, *of_others = axes
+    missing = tuple(frozenset().union(*of_others) - of_x)
+    return jax.lax.pcast(x, missing, to="varying") if missing else x

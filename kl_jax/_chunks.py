@@ -1,0 +1,126 @@
+"""A function of rows, applied to some of them at a time."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from kl_jax import _contracts
+from kl_jax._sharding import auto_sharded_like, varying_as
+
+
+def in_chunks(
+    fun: Callable[..., Any], size: int, axis: int
+) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+    """A function of the positional and the keyword arguments of `fun`."""
+
+    def checked_rows(rows: int, args: Any, keywords: Any) -> Any:
+        return _contracts.rows_returned("chunked", fun(*args, **keywords), axis, rows)
+
+    # Executed one operation at a time, what is around the loop would be six programs.
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def compiled(form: Any, others: tuple[Any, ...], args: Any, arrays: list[Any]) -> Any:
+        rows = jax.tree.leaves(args)[0].shape[axis]
+
+        def restored(arrays: list[Any]) -> Any:
+            pairs = zip(arrays, others, strict=True)
+            return form.unflatten(other if x is None else x for x, other in pairs)
+
+        # A symbolic number of rows, as in jax.export, cannot be compared with `size`.
+        if not isinstance(rows, int) or rows <= size:
+            return checked_rows(rows, args, restored(arrays))
+
+        def whole(args: Any, arrays: list[Any]) -> Any:
+            return checked_rows(rows, args, restored(arrays))
+
+        def looped(args: Any, arrays: list[Any]) -> Any:
+            cut = _Cut(axis, rows, size)
+            args = jax.tree.map(cut.prepared, args)
+            sums = [None if x is None else _summed_once(x, args) for x in arrays]
+
+            # The checkpoint is on the chunk: on the loop it would keep what all chunks make.
+            @functools.partial(jax.checkpoint, prevent_cse=False)
+            def chunk(number: Array) -> Any:
+                taken = jax.tree.map(lambda x: cut.taken(x, number), args)
+                same = jax.tree.map(lambda x, like: x.astype(like.dtype), sums, arrays)
+                return checked_rows(cut.size, taken, restored(same))
+
+            parts = lax.map(chunk, jnp.arange(cut.chunks))
+            return jax.tree.map(cut.joined, parts)
+
+        return auto_sharded_like(looped, whole)(args, arrays)
+
+    def applied(args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        leaves, form = jax.tree.flatten(keywords)
+        arrays = [x if _contracts.is_array(x) else None for x in leaves]
+        others = tuple(None if _contracts.is_array(x) else x for x in leaves)
+        return compiled(form, others, args, arrays)
+
+    return applied
+
+
+def _summed_once(x: Array, rows: Any) -> Array:
+    """What every chunk takes whole, so that the loop sums its cotangent well.
+
+    The loop adds up cotangents in their own dtype: of 1024 chunks bfloat16 keeps 3 bits. So
+    numbers below float32 pass as float32 and are made what they were inside, which XLA
+    finds to be no operation. And in `shard_map` the loop would sum over the devices in each
+    chunk, unless this varies as the rows do.
+    """
+    if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4:
+        x = x.astype(jnp.float32)
+    return varying_as(x, rows)
+
+
+class _Cut(NamedTuple):
+    """Rows along an axis in chunks of `size`.
+
+    Chunk i of n has the rows i, i + n, i + 2n, ... where n divides their number: devices
+    that share the rows then share each chunk. Adjacent rows would be those of one device,
+    and XLA would gather all rows, for each device to compute all of them. Where n does not
+    divide their number, chunks are of adjacent rows, and the last overlaps the one before.
+    """
+
+    axis: int
+    rows: int
+    size: int
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.rows // self.size)
+
+    @property
+    def repeated(self) -> int:
+        """Rows that the last chunk shares with the one before."""
+        return self.size * self.chunks - self.rows
+
+    def prepared(self, x: Array) -> Array:
+        if self.repeated:
+            return x
+        before, after = x.shape[: self.axis], x.shape[self.axis + 1 :]
+        return x.reshape(*before, self.size, self.chunks, *after)
+
+    def taken(self, x: Array, number: Array) -> Array:
+        if not self.repeated:
+            return lax.dynamic_index_in_dim(x, number, self.axis + 1, keepdims=False)
+        start = jnp.minimum(number * self.size, self.rows - self.size)
+        return lax.dynamic_slice_in_dim(x, start, self.size, self.axis)
+
+    def joined(self, parts: Array) -> Array:
+        """The results of all chunks, stacked along axis 0, in the order of the rows."""
+        axis = self.axis
+        parts = jnp.moveaxis(parts, 0, axis if self.repeated else axis + 1)
+        shape = (*parts.shape[:axis], self.size * self.chunks, *parts.shape[axis + 2 :])
+        every = parts.reshape(shape)
+        if not self.repeated:
+            return every
+        # The repeated rows get no cotangent from here: they count once.
+        last = self.rows - self.size + self.repeated
+        first = lax.slice_in_dim(every, 0, last, axis=axis)
+        rest = lax.slice_in_dim(every, last + self.repeated, None, axis=axis)
+        return jnp.concatenate([first, rest], axis)
