@@ -19,41 +19,36 @@ def in_chunks(
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
     """A function of the positional and the keyword arguments of `fun`."""
 
-    def checked_rows(rows: int, args: Any, keywords: Any) -> Any:
-        return _contracts.rows_returned("chunked", fun(*args, **keywords), axis, rows)
-
     # Executed one operation at a time, what is around the loop would be six programs.
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def compiled(form: Any, others: tuple[Any, ...], args: Any, arrays: list[Any]) -> Any:
-        rows = jax.tree.leaves(args)[0].shape[axis]
-
-        def restored(arrays: list[Any]) -> Any:
+        def at_once(args: Any, arrays: list[Any]) -> Any:
             pairs = zip(arrays, others, strict=True)
-            return form.unflatten(other if x is None else x for x, other in pairs)
+            keywords = form.unflatten(other if x is None else x for x, other in pairs)
+            rows = jax.tree.leaves(args)[0].shape[axis]
+            return _contracts.rows_returned("chunked", fun(*args, **keywords), axis, rows)
 
+        rows = jax.tree.leaves(args)[0].shape[axis]
         # A symbolic number of rows, as in jax.export, cannot be compared with `size`.
         if not isinstance(rows, int) or rows <= size:
-            return checked_rows(rows, args, restored(arrays))
-
-        def whole(args: Any, arrays: list[Any]) -> Any:
-            return checked_rows(rows, args, restored(arrays))
+            return at_once(args, arrays)
 
         def looped(args: Any, arrays: list[Any]) -> Any:
             cut = _Cut(axis, rows, size)
             args = jax.tree.map(cut.prepared, args)
             sums = [None if x is None else _summed_once(x, args) for x in arrays]
 
-            # The checkpoint is on the chunk: on the loop it would keep what all chunks make.
+            # The checkpoint is on the chunk: on the loop it would keep that of all chunks.
             @functools.partial(jax.checkpoint, prevent_cse=False)
             def chunk(number: Array) -> Any:
                 taken = jax.tree.map(lambda x: cut.taken(x, number), args)
                 same = jax.tree.map(lambda x, like: x.astype(like.dtype), sums, arrays)
-                return checked_rows(cut.size, taken, restored(same))
+                return at_once(taken, same)
 
             parts = lax.map(chunk, jnp.arange(cut.chunks))
             return jax.tree.map(cut.joined, parts)
 
-        return auto_sharded_like(looped, whole)(args, arrays)
+        return auto_sharded_like(looped, at_once)(args, arrays)
 
     def applied(args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         leaves, form = jax.tree.flatten(keywords)

@@ -50,6 +50,7 @@ OF_ROWS = {
     "loss": lambda a, b: mean(masked(tempered(kl_jax.kl_divergence, 2.0)))(
         a, b, mask=a[:, 0] > 0
     ),
+    "chunked": kl_jax.chunked(jnp.add, 4),
     "sum": kl_jax.sum(lambda a, b: a),
     "mean along an axis": lambda a, b: mean(weighted(jnp.square), axis=-1)(a, weights=b),
     "batchmean": kl_jax.batchmean(lambda a, b: a),

@@ -46,6 +46,7 @@ CALLS = {
     "generalized_kl": call(kl_jax.generalized_kl, *LOGITS),
     "reverse": call(of_probs(kl_jax.reverse), *LOGITS),
     "tempered": call(kl_jax.tempered(lambda a, b: kl_jax.rel_entr(a, b), 2.0), *LOGITS),
+    "chunked": call(of_probs(lambda f: kl_jax.chunked(f, 2)), *LOGITS),
     "masked": call(of_probs(kl_jax.masked), *LOGITS, mask=mask(3)),
     "weighted": call(of_probs(kl_jax.weighted), *LOGITS, weights=array(3)),
     "sum": call(of_probs(kl_jax.sum), *LOGITS),

@@ -66,6 +66,7 @@ KINDS = {
     "weighted": "reduction",
     "reverse": "transform",
     "tempered": "transform",
+    "chunked": "transform",
     "checked": "transform",
     "KLDivLoss": "transform",
 }
@@ -136,7 +137,8 @@ MAY_IMPORT = {
     "densities": OF_PUBLIC | {"_arithmetic", "elementwise"},
     "parametric": OF_PUBLIC
     | {"_arithmetic", "_exponentials", "_sharding", "elementwise", "parametric"},
-    "transforms": OF_PUBLIC | {"_arithmetic", "_functions"},
+    "_chunks": {"_contracts", "_sharding"},
+    "transforms": OF_PUBLIC | {"_arithmetic", "_chunks", "_functions"},
     "torch_compat": OF_PUBLIC | {"elementwise", "transforms"},
     "__init__": {
         *("_checks", "counts", "densities", "divergences", "elementwise", "estimators"),

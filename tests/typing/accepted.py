@@ -9,6 +9,7 @@ from kl_jax import (
     Weighted,
     batchmean,
     checked,
+    chunked,
     kl_divergence,
     kl_estimate,
     kl_from_densities,
@@ -29,6 +30,7 @@ def divergences(a: Array, b: Array) -> None:
     assert_type(reverse(kl_divergence)(a, b, axis=0), Array)
     assert_type(tempered(kl_divergence, jnp.float32(2))(a, logits_q=b), Array)
     assert_type(checked(kl_divergence)(a, logits_q=b), Array)
+    assert_type(chunked(kl_divergence, 64)(a, logits_q=b), Array)
     assert_type(parametric.normal(0, 1.0, loc_q=a, scale_q=b), Array)
 
 
@@ -40,6 +42,8 @@ def reductions(a: Array, b: Array, mask: Array) -> None:
     assert_type(mean(masked(kl_divergence))(a, b, mask=mask), Array)
     assert_type(sum_(weighted(kl_divergence), axis=-1)(a, b, weights=a), Weighted)
     assert_type(mean(mean(masked(kl_divergence), axis=-1))(a, b, mask=mask), Array)
+    assert_type(mean(masked(chunked(kl_divergence, 64)))(a, b, mask=mask), Array)
+    assert_type(chunked(masked(kl_divergence), 64)(a, b, mask=mask), Weighted)
 
 
 def keywords(a: Array, index: Array) -> None:

@@ -4,6 +4,7 @@ from jax import Array
 
 from kl_jax import (
     checked,
+    chunked,
     kl_div,
     kl_divergence,
     kl_estimate,
@@ -27,6 +28,7 @@ def wrong(a: Array, b: Array, mask: Array) -> None:
     tempered(masked(kl_divergence), 2.0)  # pyrefly: ignore[bad-argument-type]
     tempered(kl_divergence, 2.0)("a", b)  # pyrefly: ignore[bad-argument-type]
     checked(kl_divergence)(a, b, msk=mask)  # pyrefly: ignore[unexpected-keyword]
+    chunked(kl_divergence, "64")  # pyrefly: ignore[bad-argument-type]
     parametric.normal(0.0, 1.0, 1.0)  # pyrefly: ignore[missing-argument]
     kl_estimate(a, b, estimator="k4")  # pyrefly: ignore[bad-argument-type]
     topk_kl_divergence(a, a, b, tail="buket")  # pyrefly: ignore[bad-argument-type]
