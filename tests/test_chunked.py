@@ -60,13 +60,13 @@ def assert_same(found, true, rtol):
 # --- values and derivatives --------------------------------------------------------
 
 
-# No rows, one, as many as a chunk, 1 more; chunks that divide them; 1 row repeated, and 3.
-@pytest.mark.parametrize("rows", [0, 1, 4, 5, 12, 11, 9])
+# No rows, one, 1 more than a chunk (3 are repeated), chunks that divide them, 1 repeated.
+@pytest.mark.parametrize("rows", [0, 1, 5, 12, 11])
 def test_values_and_derivatives_are_those_without_chunks(rows, dtype):
     x = head(rows, dtype=dtype)
     one, other = surprise, chunked(surprise, 4)
     found, true = quick(lambda *x: [derivatives(f)(*x) for f in (other, one)])(*x)
-    # Sums over the rows in another order: 2 ULP of the largest, of any of them.
+    # Sums over the rows in another order: 1.0 of them in float32, 1.4 in float64.
     assert_same(found, true, 8 * np.finfo(dtype).eps)
 
 
@@ -126,7 +126,7 @@ def test_reverse_over_reverse_and_closed_over_weights():
     every = quick(lambda w: [curvature(f, w) for f in (by_keyword, closed_over, plain)])
     *found, true = every(weights)
     for one in found:
-        assert_same(one, true, 1e-6)  # 2e-7
+        assert_same(one, true, 1e-6)  # 1e-7
 
 
 def test_vmap_of_rows_and_of_weights():
@@ -142,7 +142,7 @@ def test_vmap_of_rows_and_of_weights():
             [g(*x) for g, x in zip(both(f), choose(0), strict=True)] for f in (f, surprise)
         ]
     )(0)
-    assert_same(found, true, 1e-6)  # 1e-7
+    assert_same(found, true, 1e-6)  # 6e-8
 
 
 @functools.cache
@@ -170,7 +170,7 @@ def of_1024_chunks():
 def test_gradients_in_half_precision_are_summed_in_float32():
     (found, closed_over), gradients = of_1024_chunks()
     assert gradients[0].dtype == jnp.bfloat16
-    # 0.004, a rounding of the result to bfloat16 and those of 1024 slopes; without, 0.5.
+    # 0.0032, a rounding of the result to bfloat16 and those of 1024 slopes; without, 0.6.
     assert found < 1e-2
     assert closed_over > 0.1  # as documented
 
@@ -284,6 +284,7 @@ def loss_of(f, **kwargs):
     return lambda hidden, weights: mean(f, **kwargs)(hidden, weights=weights)
 
 
+@pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("inside", [False, True])
 def test_shard_map(inside):
     """Devices cut their own rows, and sum the gradient of the weights once."""
@@ -296,13 +297,14 @@ def test_shard_map(inside):
     else:
         both = jax.value_and_grad(jax.shard_map(local, out_specs=P(), **places), (0, 1))
     true = quick(jax.value_and_grad(loss_of(surprise), (0, 1)))(*x)
-    assert_same(quick(both)(*x), true, 1e-6)  # 1e-7
-    program = jax.jit(both).lower(*x).compile().as_text()
-    sums = re.findall(r' all-reduce\(.*op_name="([^"]*)"', program)
+    program = jax.jit(both).lower(*x).compile()
+    assert_same(program(*x), true, 1e-6)  # 1e-7
+    sums = re.findall(r' all-reduce\(.*op_name="([^"]*)"', program.as_text())
     assert sums
     assert not [name for name in sums if "while" in name]
 
 
+@pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("rows", [32, 24])
 def test_plain_jit_on_sharded_rows(kind, rows):
@@ -316,9 +318,9 @@ def test_plain_jit_on_sharded_rows(kind, rows):
     gradient = jax.value_and_grad(loss_of(chunked(surprise, 16)), (0, 1))
     true = quick(jax.value_and_grad(loss_of(surprise), (0, 1)))(*x)
     with jax.set_mesh(mesh):
-        assert_same(quick(gradient)(*placed), true, 1e-6)  # 1e-7
-        program = jax.jit(gradient).lower(*placed).compile().as_text()
-    assert ("all-gather" in program) == (rows == 24)
+        program = jax.jit(gradient).lower(*placed).compile()
+        assert_same(program(*placed), true, 1e-6)  # 1e-7
+    assert ("all-gather" in program.as_text()) == (rows == 24)
 
 
 # --- memory --------------------------------------------------------------------------
