@@ -556,7 +556,8 @@ def chunked(fun: Callable[P, Result], size: int, *, axis: int = 0) -> Callable[P
     Under plain `jit` devices may share the rows. They share each chunk if `size` divides
     the number of rows and the number of devices divides `size`; else they gather the rows,
     and each computes all of them. Gradients of keyword arguments are summed over the
-    devices in each chunk then; inside `jax.shard_map`, once.
+    devices in each chunk then; inside `jax.shard_map`, once. The index in an error of
+    `checked` is that in a chunk, not in all rows.
 
     >>> import jax.numpy as jnp
     >>> from kl_jax import kl_divergence
