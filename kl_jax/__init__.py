@@ -4,6 +4,7 @@ from importlib.metadata import version as _version
 
 from kl_jax import parametric as parametric
 from kl_jax._checks import checked as checked
+from kl_jax.chunks import chunked as chunked
 from kl_jax.counts import kl_from_counts as kl_from_counts
 from kl_jax.densities import kl_from_densities as kl_from_densities
 from kl_jax.divergences import jeffreys_divergence as jeffreys_divergence
@@ -27,7 +28,6 @@ from kl_jax.torch_compat import KLDivLoss as KLDivLoss
 from kl_jax.torch_compat import kl_div as kl_div
 from kl_jax.transforms import Weighted as Weighted
 from kl_jax.transforms import batchmean as batchmean
-from kl_jax.transforms import chunked as chunked
 from kl_jax.transforms import masked as masked
 from kl_jax.transforms import mean as mean
 from kl_jax.transforms import reverse as reverse

@@ -51,7 +51,6 @@ from jax.typing import ArrayLike
 
 from kl_jax import _checks, _contracts, _keywords
 from kl_jax._arithmetic import nan_where, result_dtype
-from kl_jax._chunks import in_chunks
 from kl_jax._contracts import AxisName
 from kl_jax._functions import (
     described,
@@ -62,7 +61,7 @@ from kl_jax._functions import (
     wraps,
 )
 
-__all__ = ["Weighted", "batchmean", "chunked", "masked", "mean", "sum", "weighted"]
+__all__ = ["Weighted", "batchmean", "masked", "mean", "sum", "weighted"]
 
 Axis = int | Sequence[int] | None
 P = ParamSpec("P")
@@ -510,75 +509,3 @@ def _divided(a: Array, b: Array, t: float | Array) -> tuple[Array, Array]:
 def _times_square(x: Array, t: float | Array) -> Array:
     factor = jnp.asarray(t, x.dtype)
     return x * factor * factor  # t^2 itself may overflow
-
-
-# --- rows in chunks ---------------------------------------------------------------
-
-
-def chunked(fun: Callable[P, Result], size: int, *, axis: int = 0) -> Callable[P, Result]:
-    """`fun` of rows, `size` of them at a time, and computed anew in the derivative.
-
-    What `fun` makes of its rows, as the logits of a head, then exists for one chunk at a
-    time, in the value and in the gradient: any loss of the logits of any number of heads.
-
-        def jsd(h_p, h_q, *, w_p, w_q):
-            return jensen_shannon_divergence(h_p @ w_p, h_q @ w_q)
-
-        loss = mean(chunked(jsd, 64))     # loss(h_p, h_q, w_p=..., w_q=...)
-
-    Positional arguments are cut and keyword arguments pass whole: weights are keywords, and
-    a mask of rows is not. Write `mean(masked(chunked(f, 64)))`, or pass `masked(f)` in a
-    function that takes its mask by place.
-
-    Args:
-      fun: A function of rows, each of whose results belongs to one of them.
-      size: Rows of a chunk. Where it does not divide the number of rows, the last chunk
-        computes up to `size - 1` of those before once more, and they count once.
-      axis: The axis of the rows, in every positional argument and in the results; counted
-        from the first.
-
-    Returns:
-      A function with the arguments of `fun` and its results, arrays or trees of them, as
-      `Weighted`. Positional arguments too may be trees of arrays, or None. Where there are
-      no more rows than `size`, or a symbolic number of them, as in `jax.export`, `fun` is
-      called once.
-
-    Raises:
-      TypeError: If `fun` is no function, `size` or `axis` no integer, or no positional
-        argument has rows.
-      ValueError: If `size` is not > 0 or `axis` not >= 0, the positional arguments have
-        other numbers of rows, or a result has: reduce outside.
-
-    Gradient: that of `fun`, of every order. Those in keyword arguments are summed over the
-      chunks in float32 at least; those in arrays that `fun` closes over, in their own
-      dtype. In reverse mode `fun` is computed twice, and nothing of it is kept.
-
-    Under plain `jit` devices may share the rows. They share each chunk if `size` divides
-    the number of rows and the number of devices divides `size`; else they gather the rows,
-    and each computes all of them. Gradients of keyword arguments are summed over the
-    devices in each chunk then; inside `jax.shard_map`, once. The index in an error of
-    `checked` is that in a chunk, not in all rows.
-
-    >>> import jax.numpy as jnp
-    >>> from kl_jax import kl_divergence
-    >>> def kl(hidden, *, teacher, student):
-    ...     return kl_divergence(hidden @ teacher, hidden @ student)
-    >>> hidden = jnp.array([[1.0, 2.0], [0.0, 1.0], [1.0, 0.0]])
-    >>> teacher = jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 0.0]])
-    >>> loss = mean(chunked(kl, 2))
-    >>> round(loss(hidden, teacher=teacher, student=teacher[:, ::-1]).item(), 4)
-    0.2292
-
-    Source: Chen et al., "Training deep nets with sublinear memory cost" (2016), for what
-    is computed twice; `batch_size=` of `jax.lax.map`.
-    """
-    _contracts.function("chunked", fun)
-    size = _keywords.positive_integer("chunked", "size", size)
-    axis = _keywords.place("chunked", "axis", axis)
-    applied = in_chunks(fun, size, axis)
-
-    def transformed(*args: Any, **kwargs: Any) -> Result:
-        return applied(_contracts.rows_given("chunked", args, axis), kwargs)
-
-    does = f"`{name_of(fun)}`, of {size} rows at a time."
-    return wraps("chunked", fun, transformed, does)

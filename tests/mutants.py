@@ -978,7 +978,7 @@ float64 is reduced in float32.
 +return values.astype(jnp.float32)
 test_transforms.py::test_counts_and_sums_are_float32
 
-[_chunks.py]
+[chunks.py]
 
 chunks_kept
 What all chunks make is kept for the derivative.

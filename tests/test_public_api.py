@@ -137,8 +137,8 @@ MAY_IMPORT = {
     "densities": OF_PUBLIC | {"_arithmetic", "elementwise"},
     "parametric": OF_PUBLIC
     | {"_arithmetic", "_exponentials", "_sharding", "elementwise", "parametric"},
-    "_chunks": {"_contracts", "_sharding"},
-    "transforms": OF_PUBLIC | {"_arithmetic", "_chunks", "_functions"},
+    "chunks": OF_PUBLIC | {"_functions", "_sharding"},
+    "transforms": OF_PUBLIC | {"_arithmetic", "_functions"},
     "torch_compat": OF_PUBLIC | {"elementwise", "transforms"},
     "__init__": {
         *("_checks", "counts", "densities", "divergences", "elementwise", "estimators"),
