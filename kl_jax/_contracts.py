@@ -34,7 +34,7 @@ def is_array(value: Any) -> bool:
     return isinstance(value, (Array, np.ndarray))
 
 
-def _array(function: str, name: str, value: Any) -> Array:
+def as_array(function: str, name: str, value: Any) -> Array:
     """`value` as an array, if it is one (or a scalar) to begin with.
 
     Lists and tuples are refused, as everywhere in JAX: one built by mistake
@@ -50,8 +50,8 @@ def _array(function: str, name: str, value: Any) -> Array:
         return value  # asarray would be an operation, at which jax_debug_infs looks
     try:
         # Outside `jit`, jnp.asarray compiles a program for each shape of a NumPy array.
-        as_array = jax.device_put if isinstance(value, np.ndarray) else jnp.asarray
-        return as_array(value)
+        put = jax.device_put if isinstance(value, np.ndarray) else jnp.asarray
+        return put(value)
     except TypeError:  # NumPy arrays of strings, objects, dates
         raise TypeError(
             f"{function}: {name} must be an array of numbers, found dtype "
@@ -84,7 +84,7 @@ def _assert(
         raise error
 
 
-def _typed(function: str, name: str, array: Array, kind: Any, expected: str) -> None:
+def typed(function: str, name: str, array: Array, kind: Any, expected: str) -> None:
     error = TypeError(f"{function}: {name} must be {expected}, found dtype {array.dtype}.")
     _assert(error, jnp.issubdtype(array.dtype, kind), chex.assert_type, array, kind)
 
@@ -93,16 +93,16 @@ def floating(function: str, **arguments: Any) -> list[Array]:
     """The arguments as arrays. Anything that is not floating point is a `TypeError`."""
     arrays = []
     for name, value in arguments.items():
-        array = _array(function, name, value)
-        _typed(function, name, array, jnp.floating, "floating point")
+        array = as_array(function, name, value)
+        typed(function, name, array, jnp.floating, "floating point")
         arrays.append(array)
     return arrays
 
 
 def integers(function: str, name: str, value: Any) -> Array:
     """An array of signed integers, at least of 32 bits."""
-    array = _array(function, name, value)
-    _typed(function, name, array, jnp.integer, "of an integer type")
+    array = as_array(function, name, value)
+    typed(function, name, array, jnp.integer, "of an integer type")
     wide = jnp.int64 if array.dtype.itemsize > 4 else jnp.int32
     # What does not fit turns negative, and is out of any range.
     return array.astype(jax.dtypes.canonicalize_dtype(wide))
@@ -124,10 +124,10 @@ def numbers(function: str, **arguments: Any) -> list[Array]:
     for name, value in arguments.items():
         if isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        array = _array(function, name, value)
+        array = as_array(function, name, value)
         if not jnp.issubdtype(array.dtype, jnp.integer):
             expected = "floating point or of an integer type"
-            _typed(function, name, array, jnp.floating, expected)
+            typed(function, name, array, jnp.floating, expected)
         arrays.append(array)
     return _in_result_dtype(arrays)
 
@@ -203,7 +203,7 @@ def counts(function: str, **arguments: Any) -> list[Array]:
     for name, value in arguments.items():
         if isinstance(value, np.ndarray) and value.dtype in (np.int64, np.uint64):
             value = value.astype(np.float64)  # without x64 JAX would cut the upper 32 bits
-        array = _array(function, name, value)
+        array = as_array(function, name, value)
         if jnp.issubdtype(array.dtype, jnp.integer):
             array = array.astype(jnp.float64 if array.dtype.itemsize > 4 else jnp.float32)
         if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -311,54 +311,6 @@ def same_rows(function: str, **arguments: Array) -> None:
                 f"{function}: {name} must have the shape of {first} but for the last "
                 f"axis, expected {(*wanted, 'any')}, found {found}."
             )
-
-
-def rows_given(function: str, args: tuple[Any, ...], axis: int) -> tuple[Any, ...]:
-    """Positional arguments as arrays, or trees of them, all as long along `axis`."""
-    keywords = "Keyword arguments pass whole."
-    found: list[tuple[str, Array]] = []
-
-    def checked(path: Any, value: Any) -> Array:
-        place, *inside = path
-        name = f"positional argument {place.idx}{jax.tree_util.keystr(tuple(inside))}"
-        array = _array(function, name, value)
-        found.append((name, array))
-        if array.ndim <= axis:
-            raise ValueError(
-                f"{function}: {name} must have rows along axis {axis}, found shape "
-                f"{array.shape}. {keywords}"
-            )
-        first, wanted = found[0]
-        if array.shape[axis] != wanted.shape[axis]:
-            raise ValueError(
-                f"{function}: {name} must be as long along axis {axis} as {first}, "
-                f"{wanted.shape[axis]}, found shape {array.shape}. {keywords}"
-            )
-        return array
-
-    arrays = jax.tree_util.tree_map_with_path(checked, args)
-    if not found:
-        raise TypeError(
-            f"{function}: there must be a positional argument with rows, found none. "
-            f"{keywords}"
-        )
-    return arrays
-
-
-def rows_returned(function: str, result: Any, axis: int, rows: int) -> Any:
-    """The result of a function of rows, whose arrays have as many along `axis`."""
-
-    def checked(value: Any) -> Array:
-        array = _array(function, "the transformed function's result", value)
-        if array.ndim <= axis or array.shape[axis] != rows:
-            raise ValueError(
-                f"{function}: the transformed function's result must have one entry for "
-                f"each of the {rows} rows given, along axis {axis}, found shape "
-                f"{array.shape}. Reduce outside, as in mean({function}(f, size))."
-            )
-        return array
-
-    return jax.tree.map(checked, result)
 
 
 def kernel(function: str, **arguments: Array) -> None:
@@ -476,8 +428,8 @@ def some_outcomes(function: str, shape: tuple[int, ...], axes: tuple[int, ...]) 
 
 def support(function: str, where: Any, shape: tuple[int, ...]) -> Array:
     """`where=`: boolean, the rank of the distributions, each dimension equal or 1."""
-    array = _array(function, "where", where)
-    _typed(function, "where", array, jnp.bool_, "boolean")
+    array = as_array(function, "where", where)
+    typed(function, "where", array, jnp.bool_, "boolean")
     fits = array.ndim == len(shape) and all(
         found in (1, wanted) for found, wanted in zip(array.shape, shape, strict=True)
     )
@@ -487,39 +439,6 @@ def support(function: str, where: Any, shape: tuple[int, ...]) -> Array:
             f"dimension equal to theirs or 1, expected {shape}, found {array.shape}."
         )
     return array
-
-
-def returned(function: str, value: Any) -> Array:
-    """What a transformed function returned: an array of real numbers."""
-    array = _array(function, "the transformed function's result", value)
-    kinds = (jnp.floating, jnp.integer, jnp.bool_)
-    if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
-        raise TypeError(
-            f"{function}: the transformed function's result must be real, "
-            f"found dtype {array.dtype}."
-        )
-    return array
-
-
-def mask(mask: Any, values: Array) -> Array:
-    """`mask=`: boolean, the shape of the values."""
-    array = _array("masked", "mask", mask)
-    _typed("masked", "mask", array, jnp.bool_, "boolean (weighted takes numbers)")
-    equal_shapes("masked", values=values, mask=array)
-    return array
-
-
-def weights(function: str, weights: Any, values: Array) -> Array:
-    """`weights=`, or those of `Weighted`: real numbers, the shape of the values."""
-    array = _array(function, "weights", weights)
-    kinds = (jnp.floating, jnp.integer)
-    if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
-        raise TypeError(
-            f"{function}: weights must be real numbers (masked takes booleans), "
-            f"found dtype {array.dtype}."
-        )
-    equal_shapes(function, values=values, weights=array)
-    return array.astype(values.dtype)
 
 
 def positive_number(function: str, name: str, value: Any) -> Any:
@@ -537,8 +456,8 @@ def fraction(function: str, name: str, value: Any) -> float | Array:
 def _scalar_array(function: str, name: str, value: Any) -> Array | None:
     if not isinstance(value, (Array, np.ndarray)):
         return None
-    array = _array(function, name, value)
-    _typed(function, name, array, jnp.floating, "floating point")
+    array = as_array(function, name, value)
+    typed(function, name, array, jnp.floating, "floating point")
     if array.ndim:
         raise ValueError(
             f"{function}: {name} must be a number or a 0-d array, "

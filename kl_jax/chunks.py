@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from kl_jax import _contracts, _keywords
+from kl_jax import _contracts, _keywords, _rows
 from kl_jax._functions import name_of, wraps
 from kl_jax._sharding import auto_sharded_like, varying_as
 
@@ -83,7 +83,7 @@ def chunked(fun: Callable[P, Result], size: int, *, axis: int = 0) -> Callable[P
     applied = _in_chunks(fun, size, axis)
 
     def transformed(*args: Any, **kwargs: Any) -> Result:
-        return applied(_contracts.rows_given("chunked", args, axis), kwargs)
+        return applied(_rows.given("chunked", args, axis), kwargs)
 
     does = f"`{name_of(fun)}`, of {size} rows at a time."
     return wraps("chunked", fun, transformed, does)
@@ -101,7 +101,7 @@ def _in_chunks(
             pairs = zip(arrays, others, strict=True)
             keywords = form.unflatten(other if x is None else x for x, other in pairs)
             rows = jax.tree.leaves(args)[0].shape[axis]
-            return _contracts.rows_returned("chunked", fun(*args, **keywords), axis, rows)
+            return _rows.one_for_each("chunked", fun(*args, **keywords), axis, rows)
 
         rows = jax.tree.leaves(args)[0].shape[axis]
         # A symbolic number of rows, as in jax.export, cannot be compared with `size`.

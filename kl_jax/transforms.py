@@ -49,7 +49,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from kl_jax import _checks, _contracts, _keywords
+from kl_jax import _checks, _contracts, _keywords, _rows
 from kl_jax._arithmetic import nan_where, result_dtype
 from kl_jax._contracts import AxisName
 from kl_jax._functions import (
@@ -120,7 +120,7 @@ def masked(fun: Callable[..., ArrayLike | Weighted]) -> Callable[..., Weighted]:
         if mask is None:
             _missing(transformed, "mask")
         values, weights = _weighted("masked", fun(*args, **kwargs))
-        keep = _contracts.mask(mask, values)
+        keep = _rows.mask(mask, values)
         if weights is None:
             return Weighted(values, keep.astype(values.dtype))
         return Weighted(values, jnp.where(keep, weights, 0))
@@ -160,7 +160,7 @@ def weighted(fun: Callable[..., ArrayLike | Weighted]) -> Callable[..., Weighted
         if weights is None:
             _missing(transformed, "weights")
         values, carried = _weighted("weighted", fun(*args, **kwargs))
-        array = _contracts.weights("weighted", weights, values)
+        array = _rows.weights("weighted", weights, values)
         _checks.all_finite("weighted", "weights", array)
         return Weighted(values, array if carried is None else carried * array)
 
@@ -320,7 +320,7 @@ def _returned(function: str, returned: Any) -> Array:
     """The values a function returned, at least float32: a count of 1001 ones in bfloat16
     is 1000.
     """
-    values = _contracts.returned(function, returned)
+    values = _rows.returned(function, returned)
     return values.astype(result_dtype(values))
 
 
@@ -328,7 +328,7 @@ def _weighted(function: str, out: Any) -> tuple[Array, Array | None]:
     """The values a function returned, and their weights if it returned `Weighted`."""
     if isinstance(out, Weighted):
         values = _returned(function, out.values)
-        return values, _contracts.weights(function, out.weights, values)
+        return values, _rows.weights(function, out.weights, values)
     return _returned(function, out), None
 
 
@@ -492,7 +492,7 @@ def tempered(
         a, b = _contracts.floating("tempered", logits_p=p, logits_q=q)
         _checks.all_positive("tempered", "temperature", t)
         value = divergence(*_divided(a, b, t), *others, **keywords)
-        return _times_square(_contracts.returned("tempered", value), t)
+        return _times_square(_rows.returned("tempered", value), t)
 
     does = f"`{name_of(divergence)}` of logits / T, times T^2."
     return wraps("tempered", divergence, transformed, does, returns="Array")

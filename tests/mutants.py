@@ -668,11 +668,6 @@ Counts of 64 bits lose the upper 32.
 +if isinstance(value, np.ndarray) and value.dtype == np.uint64:
 test_counts.py::test_counts_of_any_type
 
-boolean_mask
-A mask may be of numbers.
--    _typed("masked", "mask", array, jnp.bool_, "boolean (weighted takes numbers)")
-test_contracts.py::test_mask
-
 rows_of_scalars
 An array without axes is taken for one row.
 -if not found or found[:-1] != wanted:
@@ -977,6 +972,13 @@ float64 is reduced in float32.
 -return values.astype(result_dtype(values))
 +return values.astype(jnp.float32)
 test_transforms.py::test_counts_and_sums_are_float32
+
+[_rows.py]
+
+boolean_mask
+A mask may be of numbers.
+-    typed("masked", "mask", array, jnp.bool_, "boolean (weighted takes numbers)")
+test_contracts.py::test_mask
 
 [chunks.py]
 
