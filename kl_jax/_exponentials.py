@@ -254,15 +254,15 @@ log1p.defjvps(lambda dx, _, x: clamp_finite(reciprocal(1 + x)) * dx)
 
 
 @jitted_custom_jvp
-def log_of_part(x: Array) -> Array:
-    """log(1 + x) for -1 < x <= 0, without what `log1p` asks of other x."""
-    total, error = two_sum(jnp.maximum(x, 1), x)  # a literal 1 would be folded
-    if total.dtype == jnp.float32:
-        return _log_of_float32(total, error)
-    return _log_of_sum(total, error)
+def log_of_two_words(total: Array, error: Array) -> Array:
+    """log(total + error) of a normal number in float32."""
+    return _log_of_float32(total, error)
 
 
-log_of_part.defjvps(lambda dx, _, x: reciprocal(1 + x) * dx)
+log_of_two_words.defjvps(
+    lambda dx, _, x, error: dx / x,
+    lambda dx, _, x, error: dx / x,
+)
 
 
 @jitted_custom_jvp

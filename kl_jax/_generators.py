@@ -16,12 +16,12 @@ from typing import NamedTuple, TypeGuard
 import jax.numpy as jnp
 from jax import Array
 
-from kl_jax._arithmetic import clamp_finite, divide, polynomial
+from kl_jax._arithmetic import clamp_finite, divide, polynomial, two_sum
 from kl_jax._blocks import OutcomeTerms
 from kl_jax._exponentials import (
     exp_minus,
     expm1,
-    log_of_part,
+    log_of_two_words,
     log_shares,
     phi,
     phi_series,
@@ -29,7 +29,7 @@ from kl_jax._exponentials import (
 )
 from kl_jax._family import FDivergence
 
-Smooth = Callable[[Decimal, Decimal], Decimal]  # of r and of a constant
+Exact = Callable[[Decimal, Decimal, Decimal], Decimal]  # of p, q and a constant
 
 
 def _kl_term(p: Array, q: Array, r: Array) -> Array:
@@ -51,10 +51,25 @@ def _jeffreys_parts(x: OutcomeTerms) -> tuple[Array, Array]:
 
 # --- of a constant, with polynomials -------------------------------------------------
 #
-# Near equality a term is p r^2, and a slope r, times a smooth function of r = log(q / p): a
-# polynomial costs half of two logarithms and what keeps their digits. Far from equality the
-# plain forms lose at most two bits, but for constants near the ends: at 1/16 7.7 ULP were
-# seen. float64 has no other forms than those of any number: nobody counts its operations.
+# With S the smaller of p and q and d = |log(q / p)|, near equality a term is S d^2, and a
+# slope d, times a smooth function of d: a polynomial costs half of two logarithms and what
+# keeps their digits. Far from equality the plain forms lose at most two bits, but for
+# constants near the ends. float64 has the forms of any number alone: nobody counts its
+# operations.
+
+
+class _Near(NamedTuple):
+    """Where a polynomial holds, and its number of terms: it errs by 1e-8."""
+
+    power: int  # of d, which it is multiplied by
+    end: float  # the largest d
+    count: int
+
+
+# From 1 on the plain forms of a term would lose two bits more: 9 ULP were seen of two
+# outcomes. Those of a slope do not, and its polynomial, of terms of both signs, would.
+_TERM, _SLOPE = _Near(2, 3.0, 11), _Near(1, 1.0, 8)
+_BETA, _SKEW = (0.1, 0.9), (0.06, 0.3)
 
 
 def _is_fitted(
@@ -65,20 +80,25 @@ def _is_fitted(
     return ends[0] <= constant <= ends[1]
 
 
-_BETA, _SKEW = (0.1, 0.9), (0.06, 0.3)
-
-
 @functools.cache
-def _fitted(function: Smooth, constant: float) -> list[float]:
-    """The polynomial through function(r, constant) at Chebyshev's nodes of [-1, 2], in
-    decimal arithmetic while tracing, which takes 2 ms. It errs by 1e-8.
+def _fitted(fun: Exact, kind: _Near, constant: float, above: bool) -> list[float]:
+    """The polynomial through fun(p, q, constant) / d^power at Chebyshev's nodes, where the
+    smaller of p and q is 1 and q is above p or not. In decimal arithmetic while tracing,
+    which takes 2 ms.
     """
-    count = 10
+    power, end, count = kind
     with decimal.localcontext(prec=60):
+        half = end / 2
         angles = (math.pi * (k + 0.5) / count for k in range(count))
-        nodes = [Decimal(0.5 + 1.5 * math.cos(x)) for x in angles]
-        # Newton's divided differences, and then powers of r.
-        terms = [function(r, Decimal(constant)) for r in nodes]
+        nodes = [Decimal(half + half * math.cos(x)) for x in angles]
+
+        def at(d: Decimal) -> Decimal:
+            smaller, larger = Decimal(1), d.exp()
+            pair = (smaller, larger) if above else (larger, smaller)
+            return fun(*pair, Decimal(constant)) / d**power
+
+        # Newton's divided differences, and then powers of d.
+        terms = [at(d) for d in nodes]
         for j in range(1, count):
             for i in reversed(range(j, count)):
                 terms[i] = (terms[i] - terms[i - 1]) / (nodes[i] - nodes[i - j])
@@ -90,110 +110,112 @@ def _fitted(function: Smooth, constant: float) -> list[float]:
         return [float(x) for x in powers]
 
 
-def _log_m(r: Decimal, w: Decimal) -> Decimal:
-    """log(m / p) of m = w p + (1 - w) q."""
-    return (w + (1 - w) * r.exp()).ln()
+class _Pair(NamedTuple):
+    """p and q by their sizes, and m = w p + (1 - w) q where they are far apart."""
 
-
-def _near(r: Array) -> tuple[Array, Array]:
-    """Where the polynomials hold, and r there."""
-    near = phi_series_holds(r)
-    return near, jnp.where(near, r, 0)
-
-
-class _Far(NamedTuple):
-    """m = w p + (1 - w) q where p and q are far apart, by the larger of the two."""
-
+    above: Array  # whether q is the larger
+    smaller: Array
     larger: Array
-    above: Array  # whether that is q
-    weight: Array  # of the smaller
-    ratio: Array  # the smaller by the larger
-    change: Array  # 1 - ratio
-    log_ratio: Array  # finite
+    distance: Array  # d, finite
+    weight: Array  # of the smaller in m
+    ratio: Array  # e^-d
+    m: Array  # relative to the larger
     log_m: Array
 
+    def near(self, fun: Exact, kind: _Near, constant: float, far: Array) -> Array:
+        """`fun` relative to the smaller, by a polynomial where that holds."""
+        holds = self.distance <= kind.end
+        d = jnp.where(holds, self.distance, 0)
+        above, below = (_fitted(fun, kind, constant, x) for x in (True, False))
+        pairs = zip(above, below, strict=True)
+        terms = [x if x == y else jnp.where(self.above, x, y) for x, y in pairs]
+        series = d**kind.power * polynomial(terms, d)
+        return jnp.where(holds, self.smaller * series, far)
 
-def _far(p: Array, q: Array, r: Array, w: float) -> _Far:
-    above = r > 0
-    weight = jnp.where(above, jnp.asarray(w, r.dtype), jnp.asarray(1 - w, r.dtype))
-    log_ratio = clamp_finite(-jnp.abs(r))
-    ratio = exp_minus(-log_ratio)
-    change = 1 - ratio
-    log_m = log_of_part(-weight * change)
-    return _Far(jnp.where(above, q, p), above, weight, ratio, change, log_ratio, log_m)
-
-
-def _far_shares(x: _Far) -> tuple[Array, Array]:
-    """log(p / m) and log(q / m)."""
-    smaller = x.log_ratio - x.log_m
-    return jnp.where(x.above, smaller, -x.log_m), jnp.where(x.above, -x.log_m, smaller)
-
-
-def _skew_curve(r: Decimal, s: Decimal) -> Decimal:
-    """F = p log(p / m) - p + m, by p r^2."""
-    return ((1 - s) * (r.exp() - 1) - _log_m(r, s)) / (r * r)
+    def by_side(self, of_smaller: Array, of_larger: Array) -> tuple[Array, Array]:
+        """That of p and that of q."""
+        of_p = jnp.where(self.above, of_smaller, of_larger)
+        return of_p, jnp.where(self.above, of_larger, of_smaller)
 
 
-def _skew_slope(r: Decimal, s: Decimal) -> Decimal:
-    """v = (1 - s) (1 - p / m), by r."""
-    return (1 - s) * (1 - (-_log_m(r, s)).exp()) / r
+def _pair(x: OutcomeTerms, w: float) -> _Pair:
+    above = x.r > 0
+    smaller, larger = jnp.where(above, x.p, x.q), jnp.where(above, x.q, x.p)
+    distance = clamp_finite(jnp.abs(x.r))
+    ratio = exp_minus(distance)
+    # m / larger = 1 - weight (1 - ratio), of which the product would err by 2e-7 of what a
+    # weight of 0.94 leaves; 1 - weight is in two words for weights of 0.06.
+    (of_p, low_p), (of_q, low_q) = (_in_two_words(z) for z in (w, 1 - w))
+    weight, rest = jnp.where(above, of_p, of_q), jnp.where(above, of_q, of_p)
+    m, error = two_sum(rest, weight * ratio)
+    log_m = log_of_two_words(m, error + jnp.where(above, low_q, low_p))
+    return _Pair(above, smaller, larger, distance, weight, ratio, m, log_m)
+
+
+def _in_two_words(x: float) -> tuple[float, float]:
+    """As float32, and what that lacks."""
+    high = float(jnp.finfo(jnp.float32).dtype.type(x))
+    return high, x - high
+
+
+def _exact_skew(p: Decimal, q: Decimal, s: Decimal) -> Decimal:
+    m = s * p + (1 - s) * q
+    return p * (p / m).ln() - p + m
+
+
+def _exact_skew_u(p: Decimal, q: Decimal, s: Decimal) -> Decimal:
+    m = s * p + (1 - s) * q
+    return p * ((p / m).ln() + s * (1 - p / m))
+
+
+def _exact_skew_v(p: Decimal, q: Decimal, s: Decimal) -> Decimal:
+    return q * (1 - s) * (1 - p / (s * p + (1 - s) * q))
 
 
 def _fitted_skew_term(x: OutcomeTerms, s: float) -> Array:
-    near, r = _near(x.r)
-    log_p, _ = _far_shares(_far(x.p, x.q, x.r, s))
-    far = x.p * log_p + (1 - s) * x.q_minus_p
-    return jnp.where(near, x.p * (r * r * polynomial(_fitted(_skew_curve, s), r)), far)
+    y = _pair(x, s)
+    log_p, _ = y.by_side(-y.distance - y.log_m, -y.log_m)
+    far = x.p * log_p + (1 - s) * (x.q - x.p)
+    return y.near(_exact_skew, _TERM, s, far)
 
 
 def _fitted_skew_parts(x: OutcomeTerms, s: float) -> tuple[Array, Array]:
-    near, r = _near(x.r)
-    log_p, _ = _far_shares(_far(x.p, x.q, x.r, s))
+    y = _pair(x, s)
+    log_p, _ = y.by_side(-y.distance - y.log_m, -y.log_m)
     m = s * x.p + (1 - s) * x.q
     change = (1 - s) * divide(x.q - x.p, jnp.where(m == 0, 1, m))  # 1 - p / m
-    of_p = x.p * (log_p + s * change)
-    of_q = x.q * jnp.where(
-        near, r * polynomial(_fitted(_skew_slope, s), r), (1 - s) * change
+    return (
+        y.near(_exact_skew_u, _SLOPE, s, x.p * (log_p + s * change)),
+        y.near(_exact_skew_v, _SLOPE, s, (1 - s) * (x.q * change)),
     )
-    return jnp.where(near, _fitted_skew_term(x, s) - of_q, of_p), of_q
 
 
-def _jensen_shannon_curve(r: Decimal, w: Decimal) -> Decimal:
-    """F = w p log(p / m) + (1 - w) q log(q / m), by p r^2."""
-    log_m = _log_m(r, w)
-    return ((1 - w) * r.exp() * (r - log_m) - w * log_m) / (r * r)
+def _exact_jensen_shannon(p: Decimal, q: Decimal, w: Decimal) -> Decimal:
+    m = w * p + (1 - w) * q
+    return w * p * (p / m).ln() + (1 - w) * q * (q / m).ln()
 
 
-def _log_m_slope(r: Decimal, w: Decimal) -> Decimal:
-    return _log_m(r, w) / r
+def _exact_jensen_shannon_u(p: Decimal, q: Decimal, w: Decimal) -> Decimal:
+    return w * p * (p / (w * p + (1 - w) * q)).ln()
 
 
-def _by_larger_weight(x: OutcomeTerms, beta: float) -> tuple[Array, Array, Array, float]:
-    """p, q, r and p's weight, or q's if that is larger: from there the plain form of 0.9
-    cancels fourfold at r = 2, and from the other side elevenfold at 1.
-    """
-    return (x.p, x.q, x.r, beta) if beta >= 0.5 else (x.q, x.p, -x.r, 1 - beta)
+def _exact_jensen_shannon_v(p: Decimal, q: Decimal, w: Decimal) -> Decimal:
+    return (1 - w) * q * (q / (w * p + (1 - w) * q)).ln()
 
 
 def _fitted_jensen_shannon_term(x: OutcomeTerms, beta: float) -> Array:
-    p, q, of_all, w = _by_larger_weight(x, beta)
-    near, r = _near(of_all)
-    y = _far(p, q, of_all, w)
-    of_m = (1 - y.weight * y.change) * y.log_m
-    far = y.larger * (y.weight * (y.ratio * y.log_ratio) - of_m)
-    return jnp.where(
-        near, p * (r * r * polynomial(_fitted(_jensen_shannon_curve, w), r)), far
-    )
+    y = _pair(x, beta)
+    far = -y.larger * (y.weight * (y.ratio * y.distance) + y.m * y.log_m)
+    return y.near(_exact_jensen_shannon, _TERM, beta, far)
 
 
 def _fitted_jensen_shannon_parts(x: OutcomeTerms, beta: float) -> tuple[Array, Array]:
-    p, q, of_all, w = _by_larger_weight(x, beta)
-    near, r = _near(of_all)
-    log_m = r * polynomial(_fitted(_log_m_slope, w), r)
-    log_p, log_q = _far_shares(_far(p, q, of_all, w))
-    of_p = w * (p * jnp.where(near, -log_m, log_p))
-    of_q = (1 - w) * (q * jnp.where(near, r - log_m, log_q))
-    return (of_p, of_q) if beta >= 0.5 else (of_q, of_p)
+    y = _pair(x, beta)
+    log_p, log_q = y.by_side(-y.distance - y.log_m, -y.log_m)
+    return (
+        y.near(_exact_jensen_shannon_u, _SLOPE, beta, beta * (x.p * log_p)),
+        y.near(_exact_jensen_shannon_v, _SLOPE, beta, (1 - beta) * (x.q * log_q)),
+    )
 
 
 # --- of any number or array ----------------------------------------------------------
