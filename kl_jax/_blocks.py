@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
 from kl_jax._arithmetic import jitted_custom_jvp, linear, nan_where, row_sum, two_sum
@@ -208,7 +209,7 @@ def summary(axis_name: AxisName, logits_p: Array, logits_q: Array) -> Block:
 
 def _summary_jvp(axis_name, primals, tangents):
     a, b = primals
-    block = summary(axis_name, a, b)
+    block = kept(summary(axis_name, a, b))
     return block, summary_tangent(axis_name, block, a, b, *tangents)
 
 
@@ -247,6 +248,14 @@ def summary_tangent(
         return change._replace(top=top, anchor=anchor, origin=origin)
 
     return change(block, a, b)
+
+
+# What a checkpoint may keep of the rows, so that it computes the slopes alone anew.
+NUMBERS_OF_ROWS = "kl_jax"
+
+
+def kept(numbers: Any) -> Any:
+    return jax.tree.map(lambda x: checkpoint_name(x, NUMBERS_OF_ROWS), numbers)
 
 
 def rematerialized(change: Callable[..., Any]) -> Callable[..., Any]:

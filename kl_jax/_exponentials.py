@@ -199,7 +199,7 @@ def expm1(x: Array) -> Array:
 expm1.defjvps(lambda dx, _, x: clamp_finite(jnp.exp(x)) * dx)
 
 
-def _log_of_sum(a: Array, b: Array) -> Array:
+def log_of_sum(a: Array, b: Array) -> Array:
     """log(a + b) of a sum >= 0, of full relative accuracy also where that is nearly 1.
     Neither may be a literal: XLA would fold what two_sum takes from it.
     """
@@ -238,7 +238,7 @@ def _log_of_float32(total: Array, error: Array) -> Array:
 @jitted_custom_jvp
 def log1p(x: Array) -> Array:
     """log(1 + x) for x >= -1. Its derivative is 1 / (1 + x)."""
-    return nan_where(x < -1, _log_of_sum(jnp.maximum(x, 1), jnp.minimum(x, 1)))
+    return nan_where(x < -1, log_of_sum(jnp.maximum(x, 1), jnp.minimum(x, 1)))
 
 
 log1p.defjvps(lambda dx, _, x: clamp_finite(reciprocal(1 + x)) * dx)
@@ -403,44 +403,30 @@ def exp_in_two_words(x: Array) -> tuple[Array, Array]:
 # --- mixtures -----------------------------------------------------------------------
 
 
-@functools.partial(jitted_custom_jvp, static=(0,))
-def log_shares(middle: bool, r: Array, weight: Array, rest: Array) -> tuple[Array, Array]:
+@jitted_custom_jvp
+def log_shares(r: Array, weight: Array, rest: Array) -> tuple[Array, Array]:
     """log(p / m) and log(q / m) of r = log(q / p) and m = weight p + rest q, each of full
     relative accuracy. Where p or q is 0, the largest number stands for infinity. `rest` is
     1 - weight, which for 0.9 in float32 would err by 4 ULP, and changes as that does.
 
     With w <= 1/2 the weight of p, or else of q, log(m / q) = log(1 + w (e^-r - 1)) loses
     nothing while w (e^-r - 1) <= 1, and log(m / p) = log(w + (1 - w) e^r) nothing beyond;
-    the other is r more or less, of which at most half cancels. For weights in the middle,
-    0.1 to 0.9, the larger of p and q takes the place of q, without e^|r|: of the other a
-    tenth is left at worst.
+    the other is r more or less, of which at most half cancels.
     """
     powers = powers_of(jnp.abs(r))  # as `outcome_terms` has them: XLA makes them once
-    if middle:
-        above = r > 0
-        of_smaller = jnp.where(above, weight, rest)
-        of_larger = jnp.where(above, rest, weight)
-        # From 1 on the product errs by 2e-7 of what a weight of 0.9 leaves.
-        near = powers.ratio > 0.37
-        log_m = _log_of_sum(
-            jnp.where(near, 1, of_larger),
-            of_smaller * jnp.where(near, -powers.less, powers.ratio),
-        )
-        other = -log_m - clamp_finite(jnp.abs(r))
-        return jnp.where(above, other, -log_m), jnp.where(above, -log_m, other)
     swap = weight > 0.5
     w, r = jnp.where(swap, rest, weight), clamp_finite(jnp.where(swap, -r, r))
     x = w * jnp.where(r > 0, -powers.less, powers.growth)
     far = x > 1
-    log_m = _log_of_sum(jnp.where(far, w, 1), jnp.where(far, (1 - w) * powers.ratio, x))
+    log_m = log_of_sum(jnp.where(far, w, 1), jnp.where(far, (1 - w) * powers.ratio, x))
     log_p = -log_m - jnp.where(far, 0, r)
     log_q = -log_m + jnp.where(far, r, 0)
     return jnp.where(swap, log_q, log_p), jnp.where(swap, log_p, log_q)
 
 
-def _log_shares_jvp(middle, primals, tangents):
+def _log_shares_jvp(primals, tangents):
     r, weight, rest = primals
-    log_p, log_q = log_shares(middle, r, weight, rest)
+    log_p, log_q = log_shares(r, weight, rest)
     of_p, of_q = _share(-r, rest, weight), _share(r, weight, rest)
     # (q - p) / m, by the share that cancels nothing.
     low = weight <= 0.5

@@ -26,6 +26,7 @@ from kl_jax._arithmetic import jitted_custom_jvp, nan_where, tangent
 from kl_jax._blocks import (
     OutcomeTerms,
     instantiated,
+    kept,
     outcome_terms,
     rematerialized,
     sum_outcomes,
@@ -147,7 +148,7 @@ def _parted(numbers: Rows) -> tuple[Block, Rows]:
 
 
 def _value_jvp(family, axis_name, primals, tangents):
-    block, rows = _block_and_rows(family, axis_name, *primals)
+    block, rows = kept(_block_and_rows(family, axis_name, *primals))
     return rows[0], _tangent(family, axis_name, block, rows, primals, tangents)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from kl_jax import _contracts, _keywords, _rows
+from kl_jax._blocks import NUMBERS_OF_ROWS
 from kl_jax._functions import name_of, wraps
 from kl_jax._sharding import auto_sharded_like, varying_as
 
@@ -18,6 +19,8 @@ __all__ = ["chunked"]
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
+
+_SUMS = jax.checkpoint_policies.save_only_these_names(NUMBERS_OF_ROWS)
 
 
 def chunked(fun: Callable[P, Result], size: int, *, axis: int = 0) -> Callable[P, Result]:
@@ -56,7 +59,8 @@ def chunked(fun: Callable[P, Result], size: int, *, axis: int = 0) -> Callable[P
 
     Gradient: that of `fun`, of every order. Those in keyword arguments are summed over the
       chunks in float32 at least; those in arrays that `fun` closes over, in their own
-      dtype. In reverse mode `fun` is computed twice, and nothing of it is kept.
+      dtype. In reverse mode `fun` is computed twice, and of it only a dozen
+      numbers a row of each divergence are kept.
 
     Under plain `jit` devices may share the rows. They share each chunk if `size` divides
     the number of rows and the number of devices divides `size`; else they gather the rows,
@@ -114,7 +118,8 @@ def _in_chunks(
             sums = [None if x is None else _summed_once(x, args) for x in arrays]
 
             # The checkpoint is on the chunk: on the loop it would keep that of all chunks.
-            @functools.partial(jax.checkpoint, prevent_cse=False)
+            # What a divergence sums is kept, a dozen numbers a row: the slopes need it.
+            @functools.partial(jax.checkpoint, prevent_cse=False, policy=_SUMS)
             def chunk(number: Array) -> Any:
                 taken = jax.tree.map(lambda x: cut.taken(x, number), args)
                 same = jax.tree.map(lambda x, like: x.astype(like.dtype), sums, arrays)

@@ -185,12 +185,6 @@ The series is not divided by e^x.
 +return jnp.where(near, series, scaled_phi(x) / size / size)
 test_divergences.py::test_parameters_that_are_arrays[renyi 0.5-2]
 
-middle_weights
-Shares in the middle have the weight of the larger for the smaller.
--of_smaller = jnp.where(above, weight, rest)
-+of_smaller = jnp.where(above, rest, weight)
-test_divergences.py::test_error_and_gradients_of_the_others[jensen_shannon 0.1-float32]
-
 [_passes.py]
 
 slices_of_bfloat16
@@ -812,28 +806,52 @@ q = 0 < p is overlooked where p underflows.
 test_divergences.py::test_boundary_of_every_divergence[jeffreys-float32]
 
 few_nodes
-The polynomial has too few terms.
--_END, _COUNT = 3.0, 11
-+_END, _COUNT = 3.0, 7
+The polynomial of d has too few terms.
+-near = _interpolated(lambda d: of(Decimal(1), d.exp()) / (d * d), _END, 11)
++near = _interpolated(lambda d: of(Decimal(1), d.exp()) / (d * d), _END, 7)
 test_divergences.py::test_error_and_gradients_of_the_others[jensen_shannon-float32]
 
 polynomial_of_the_other_side
-The polynomial where q is above p is that where it is below: the same at 1/2.
--pair = (Decimal(1), d.exp()) if above else (d.exp(), Decimal(1))
-+pair = (d.exp(), Decimal(1)) if above else (Decimal(1), d.exp())
+The polynomials where q is above p are those where it is below: the same at 1/2.
+-pair = (smaller, larger) if above else (larger, smaller)
++pair = (larger, smaller) if above else (smaller, larger)
 test_divergences.py::test_error_and_gradients_of_the_others[jensen_shannon 0.1-float32]
 
-relative_to_the_larger
-The polynomial multiplies the larger of p and q.
--jnp.where(above, x.p, x.q) * (d * d * series)
-+jnp.where(above, x.q, x.p) * (d * d * series)
+relative_to_the_other
+Near equality the polynomial multiplies the larger of p and q.
+-larger = above != near
++larger = above
 test_divergences.py::test_error_and_gradients_of_the_others[skew_kl-float32]
 
+multiples_exchanged
+Far from equality e^-d d has the weight of the larger: the same at 1/2.
+-return _by_polynomials(x, _exact_jensen_shannon, beta, (beta, 1 - beta))
++return _by_polynomials(x, _exact_jensen_shannon, beta, (1 - beta, beta))
+test_divergences.py::test_error_and_gradients_of_the_others[jensen_shannon 0.1-float32]
+
 far_from_equality
-The definition far from equality lacks a part.
--x.p * log_p + (1 - s) * x.q_minus_p
-+x.p * log_p
+Far from equality e^-d d is left out.
+-return _by_polynomials(x, _exact_skew, s, (1, 0))
++return _by_polynomials(x, _exact_skew, s, (0, 0))
 test_divergences.py::test_error_and_gradients_of_the_others[skew_kl-float32]
+
+shares_of_the_other_side
+The logarithm of the mixture has the weight of the larger for the smaller.
+-of_smaller, of_larger = (jnp.where(above, *w) for w in (weights, weights[::-1]))
++of_larger, of_smaller = (jnp.where(above, *w) for w in (weights, weights[::-1]))
+test_divergences.py::test_error_and_gradients_of_the_others[jensen_shannon 0.1-float32]
+
+shares_in_the_middle
+The polynomial of the logarithm serves weights for which it has too few terms.
+-if max(weights) <= 0.6:
++if max(weights) <= 0.95:
+test_divergences.py::test_error_and_gradients_of_the_others[jensen_shannon 0.1-float32]
+
+second_derivatives_of_shares
+The logarithms of shares have no derivative.
+-return _log_shares_of(weight, *primals), jax.jvp(of_any, primals, tangents)[1]
++return _log_shares_of(weight, *primals), jax.tree.map(jnp.zeros_like, of_any(*primals))
+test_divergences.py::test_second_derivatives_of_the_others[jensen_shannon-float32]
 
 [_renyi.py]
 

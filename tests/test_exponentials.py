@@ -28,7 +28,7 @@ SCALAR = (
 def log_mixture(x, weight):
     """log(weight + (1 - weight) e^x)."""
     return -_exponentials.log_shares(
-        False, x, *(jnp.asarray(w, x.dtype) for w in (weight, 1 - weight))
+        x, *(jnp.asarray(w, x.dtype) for w in (weight, 1 - weight))
     )[0]
 
 
