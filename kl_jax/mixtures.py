@@ -14,6 +14,7 @@ from kl_jax._arithmetic import jitted_custom_jvp
 from kl_jax._blocks import log_mass
 from kl_jax._exponentials import log1p, phi
 from kl_jax._passes import clamp_inf
+from kl_jax._sharding import varying_as
 from kl_jax.divergences import kl_divergence
 
 __all__ = ["mixture_kl_approximation", "mixture_kl_upper_bound", "mixture_logits"]
@@ -325,7 +326,7 @@ def _couplings(steps: int, v: Array, w: Array, kl: Array) -> tuple[Array, Array]
         log_t = log_t - farther + jnp.where(absent, 0, w - log_s)
         return _normalized(log_t)
 
-    start = jnp.broadcast_to(_normalized(w), kl.shape)
+    start = varying_as(jnp.broadcast_to(_normalized(w), kl.shape), (v, kl))
     return nearest, lax.fori_loop(0, steps, step, start)
 
 

@@ -8,6 +8,8 @@ import mpmath as mp
 import numpy as np
 import oracles
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 from programs import optimized, quick
 
 from kl_jax import (
@@ -391,6 +393,18 @@ def test_components_that_are_absent_or_out_of_reach():
         np.testing.assert_allclose(values[0], quick(f)(*alone), rtol=1e-6)
         np.testing.assert_array_equal(values[1:], [INF, INF, 0, 0, NAN])
         assert all(np.isfinite(g[:-1]).all() for g in gradients)
+
+
+def test_distances_that_differ_between_devices():
+    """In `shard_map`, of weights that do not."""
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
+    v, w = np.zeros(2, "f4"), np.array([0, 1, -INF], "f4")
+    d = np.random.default_rng(12).exponential(size=(2, 2, 3)).astype("f4")
+    f = lambda v, w, d: mixture_kl_upper_bound(v, w, d[0])[None]
+    specs = (P(), P(), P("rows"))
+    found = quick(jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=P("rows")))(v, w, d)
+    alone = quick(mixture_kl_upper_bound)(*(np.stack([x, x]) for x in (v, w)), d)
+    np.testing.assert_allclose(found, alone, rtol=1e-6)
 
 
 @pytest.mark.slow  # it samples

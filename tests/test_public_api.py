@@ -125,7 +125,7 @@ MAY_IMPORT = {
     | {"_arithmetic", "_blocks", "_family", "_generators", "_renyi"},
     "probabilities": OF_PUBLIC | {"elementwise"},
     "mixtures": OF_PUBLIC
-    | {"_arithmetic", "_blocks", "_exponentials", "_passes", "divergences"},
+    | {"_arithmetic", "_blocks", "_exponentials", "_passes", "_sharding", "divergences"},
     "topk": OF_PUBLIC
     | {
         "_arithmetic",
