@@ -33,7 +33,7 @@ import kl_jax
 # Rows N, features D, vocabulary V. In the last one matrix products dominate.
 SHAPES = [(512, 256, 32768), (1024, 512, 32768), (256, 256, 131072), (512, 1024, 16384)]
 CURVE = [(256, 128, 2**k) for k in range(13, 19)]
-CURVE_IN_CHUNKS = [(512, 128, 2**k) for k in range(13, 18)]
+CURVE_IN_CHUNKS = [(512, 128, 2**k) for k in range(13, 17)]
 AHEAD = (4096, 2048, 131072)
 QUICK = (256, 32, 5000)  # three tiles, the last one not full
 BOUND = 1e-4  # of differences, relative to the largest entry of the value or gradient

@@ -69,9 +69,9 @@ print(f"device  {jax.devices()[0].device_kind}")
 # one byte more than the model reads: each is given with the one that follows.
 
 # %%
-SEEDS, LENGTH, PROMPT, BATCH = 3, 64, 16, 16
+SEEDS, LENGTH, PROMPT, BATCH = 3, 48, 16, 8
 TEACHER, STUDENT = 128, 64  # widths
-TEACHER_STEPS, FIRST_STEPS, STEPS = 600, 150, 150
+TEACHER_STEPS, FIRST_STEPS, STEPS = 600, 150, 100
 BETA = 0.5
 
 paragraphs = dict.fromkeys(
@@ -80,7 +80,7 @@ paragraphs = dict.fromkeys(
 text = np.frombuffer("\n".join(paragraphs).encode(), np.uint8).astype(np.int32)
 sequences = text[: len(text) // (LENGTH + 1) * (LENGTH + 1)].reshape(-1, LENGTH + 1)
 sequences = np.random.default_rng(0).permutation(sequences)
-test, train = sequences[:256], sequences[256:]
+test, train = sequences[:64], sequences[64:]
 print(f"{len(text)} bytes, {len(set(text.tolist()))} different")
 print(f"{len(train)} training and {len(test)} validation sequences of {LENGTH}")
 
@@ -259,7 +259,7 @@ def train_students(name):
     history = [(0, *evaluate(trained, key))]
     for i, batch in enumerate(tqdm(batches(2, STEPS), desc=name, mininterval=2), 1):
         step(batch, jax.random.split(jax.random.fold_in(key, i), SEEDS))
-        if i % 30 == 0:
+        if i % 25 == 0:
             history.append((i, *evaluate(trained, key)))
     return [np.stack(x) for x in zip(*history)]
 
@@ -334,7 +334,7 @@ forms = {
     "textbook": textbook,
 }
 ROWS = BATCH * LENGTH
-vocabularies = [256 * 8**i for i in range(4)]
+vocabularies = [256 * 16**i for i in range(3)]
 heads, memory = {}, {name: [] for name in forms}
 for vocabulary in tqdm(vocabularies, desc="compiled", mininterval=2):
     for name, form in forms.items():
