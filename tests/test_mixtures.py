@@ -206,8 +206,8 @@ def test_the_approximation_is_its_formula(noise, dtype):
     assert found.dtype == dtype
     for f, *case in zip(found, *stacks, strict=True):
         true, size = exact_approximation(*case)
-        # TODO measured
-        assert abs(f - true) <= 8 * float(np.finfo(dtype).eps) * size
+        # Twice the worst of 160 such cases in float32, 3.0.
+        assert abs(f - true) <= 6 * float(np.finfo(dtype).eps) * size
 
 
 def test_bounds_of_mixtures_of_normals():
@@ -228,12 +228,16 @@ def test_bounds_of_mixtures_of_normals():
     kl = np.array(kinds["kl"])
     lower, upper = (approximation(*stacked(kind)) for kind in ("lower", "upper"))
     coupled = upper_bound(*stacked("coupled"))
-    # 40 float32 KLs of up to 1e3 err by 1e-6 of themselves.
+    # What rounding to float32 may change: the distances by 1e-7 of themselves.
     for bound in (upper, coupled):
         assert (bound > kl * (1 - 1e-5)).all()
     assert (lower < kl * (1 + 1e-5)).all()
+    # None is there for nothing: the medians are 0.38, 1.05, 1.47 and 1.39 times KL.
     every = lower, approximation(*stacked("approximation")), upper, coupled
-    print(np.median(np.stack(every) / kl, 1))
+    ratios = np.median(np.stack(every) / kl, 1)
+    assert (ratios > [0.3, 0.9, 1.0, 1.0]).all()
+    assert (ratios < [1.0, 1.2, 1.6, 1.6]).all()
+    assert 5 < (upper < coupled).sum() < 35
 
 
 def test_equal_mixtures_and_lone_components():
@@ -277,7 +281,7 @@ def test_the_upper_bound_of_mixtures_that_nearly_agree(noise):
         true = pairs + oracles.kl(v, w)
     order = rng.permutation(5)
     for found in (upper_bound(v, w, d), upper_bound(v, w[order], d[:, order])):
-        assert abs(found - true) <= 4e-7 * true
+        assert abs(found - true) <= 4e-7 * true  # 1.4 ULP, 1.6e-7, of 60 such cases
 
 
 def test_the_upper_bound_by_steps():
