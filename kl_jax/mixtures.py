@@ -366,7 +366,10 @@ def _log_ratio(v: Array, w: Array, c: Array, d: Array) -> Array:
     mean = jnp.sum(r * x, -1)
     excess = jnp.where(both, phi(x - mean[..., None]), 0)
     rest = log1p(jnp.sum(jnp.where(r == 0, 0, r * excess), -1))
-    near = (rest <= 1) & jnp.all(jnp.isfinite(a) == jnp.isfinite(b), -1)
+    # E_r does not see what r has at e^-90 and the other sum at 1, as in another order.
+    far = (jnp.abs(x - mean[..., None]) > 8) & (jnp.maximum(r, _shares(b)) > 1e-30)
+    far = far | (jnp.isfinite(a) != jnp.isfinite(b))
+    near = (rest <= 1) & ~jnp.any(far, -1)
     of_a, of_b = (jnp.where(near, 0, log_mass(None, y)) for y in (a, b))
     return jnp.where(near, -mean - rest, of_a - of_b)
 

@@ -191,15 +191,22 @@ def exact_approximation(v, w, c, d):
         return value - (log_sum(v, none) - log_sum(w, none)), size
 
 
-@pytest.mark.parametrize("noise", [1e-7, 1e-3, 1.0, None])
-def test_the_approximation_is_its_formula(noise, dtype):
-    """Of mixtures that nearly agree, of others, and of 3 and 5 components."""
+@pytest.mark.parametrize("kind", [1e-7, 1e-3, 1.0, "reversed", "uneven"])
+def test_the_approximation_is_its_formula(kind, dtype):
+    """Of mixtures that differ by noise, in another order, and of 5 and 3 components, with
+    weights up to a constant.
+    """
     rng = np.random.default_rng(3)
-    off = lambda x: x + (noise or 1) * rng.normal(size=x.shape)
     cases = []
     for _ in range(4):
-        p = normals(rng, 5)
-        q = normals(rng, 3) if noise is None else (off(p[0]), off(p[1]), p[2])
+        p = normals(rng, 5, spread=30 if kind == "reversed" else 3)
+        if kind == "reversed":
+            q = p[0][::-1] + 0.5, p[1][::-1], p[2][::-1]
+        elif kind == "uneven":
+            q = normals(rng, 3)
+            q = q[0] + 0.5, *q[1:]
+        else:
+            q = *(x + kind * rng.normal(size=5) for x in p[:2]), p[2]
         cases.append((p[0], q[0], kl_of_normals(p, p), kl_of_normals(p, q)))
     stacks = [np.stack(x).astype(dtype) for x in zip(*cases, strict=True)]
     found = approximation(*stacks)
@@ -367,11 +374,11 @@ def test_gradient_of_the_upper_bound():
 
 
 def test_components_that_are_absent_or_out_of_reach():
-    """Values, and finite gradients. An absent component may have distances of inf."""
+    """Values, and finite gradients. Absent components may have distances of inf and of 0."""
     v, w = np.array([0, -INF, 1], "f4"), np.array([-INF, 0.5, 0.2], "f4")
     rng = np.random.default_rng(10)
     c, d = (rng.exponential(size=(3, 3)).astype("f4") for _ in range(2))
-    c[1], c[:, 1], d[1], d[:, 0] = INF, INF, INF, INF
+    c[1], c[:, 1], d[1], d[:, 0] = INF, INF, INF, 0
     out = d.copy()
     out[2] = INF
     none = np.full(3, -INF, "f4")
