@@ -1761,9 +1761,7 @@ test_mixtures.py::test_the_upper_bound_by_steps
 halves_of_the_nearest
 Of components that are equally near the first is taken for all.
 -nearest = _normalized(jnp.where(farther == 0, w, -jnp.inf))
-+nearest = _normalized(
-+        jnp.where(jnp.arange(w.shape[-1]) == jnp.argmin(kl, -1)[..., None], w, -jnp.inf)
-+    )
++nearest = jnp.log(jax.nn.one_hot(jnp.argmin(kl, -1), kl.shape[-1]))
 test_mixtures.py::test_equal_mixtures_and_lone_components
 
 steps_without_memory
