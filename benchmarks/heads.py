@@ -1,4 +1,5 @@
-"""Time and memory of KL between two linear heads, and of its gradient in the student's.
+"""Time and memory of KL between two linear heads, and of its gradient in the student's; and
+of other losses of heads by `chunked`.
 
     python benchmarks/heads.py              writes benchmarks/results/heads.{md,svg}
     python benchmarks/heads.py --quick      small sizes, one repetition, prints only
@@ -8,7 +9,7 @@ The forms take turns in one process, in a new order every time, and must agree. 
 the memory on accelerators, of which none is needed: a TPU where libtpu is installed, a GPU
 by its target config (XLA's GpuTargetConfigProto, as text) where JAX's CUDA plugin is; set
 JAX_PLATFORMS=cpu for that. What is not measured is named. Needs the `benchmarks` extra.
-About 7 minutes on two idle cores, --quick one.
+About 7 minutes on two idle cores for KL alone, --quick one for all.
 """
 
 import functools
@@ -32,6 +33,7 @@ import kl_jax
 # Rows N, features D, vocabulary V. In the last one matrix products dominate.
 SHAPES = [(512, 256, 32768), (1024, 512, 32768), (256, 256, 131072), (512, 1024, 16384)]
 CURVE = [(256, 128, 2**k) for k in range(13, 19)]
+CURVE_IN_CHUNKS = [(512, 128, 2**k) for k in range(13, 17)]
 AHEAD = (4096, 2048, 131072)
 QUICK = (256, 32, 5000)  # three tiles, the last one not full
 BOUND = 1e-4  # of differences, relative to the largest entry of the value or gradient
@@ -59,6 +61,65 @@ def in_chunks(h_p, w_p, h_q, w_q):
 
 FULL = {"kl_jax": kl_jax.linear_kl_divergence, "naive": naive, "optax": optax_kl}
 FORMS = FULL | {"optax, token chunks": in_chunks}
+
+# --- other losses, in chunks of rows ---------------------------------------------
+
+CHUNK = 64
+BETA = 0.1  # of Jensen-Shannon, as in generalised knowledge distillation
+
+
+def jensen_shannon(h_p, h_q, *, w_p, w_q):
+    return kl_jax.jensen_shannon_divergence(h_p @ w_p, h_q @ w_q, beta=BETA)
+
+
+def both_losses(h_p, h_q, labels, *, w_p, w_q):
+    """Cross-entropy with the labels and KL, of one product for each head."""
+    logits = h_q @ w_q
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return cross_entropy, kl_jax.kl_divergence(h_p @ w_p, logits)
+
+
+def with_labels(losses):
+    """Their sum, a function of heads: the labels follow from the shapes."""
+
+    def total(h_p, w_p, h_q, w_q):
+        labels = jnp.arange(len(h_q)) * 7919 % w_q.shape[1]
+        return sum(losses(h_p, h_q, labels, w_p=w_p, w_q=w_q))
+
+    return total
+
+
+def of_heads(loss):
+    return lambda h_p, w_p, h_q, w_q: loss(h_p, h_q, w_p=w_p, w_q=w_q)
+
+
+def textbook_jensen_shannon(h_p, h_q, *, w_p, w_q):
+    log_p, log_q = (jax.nn.log_softmax(h @ w) for h, w in ((h_p, w_p), (h_q, w_q)))
+    log_m = jnp.logaddexp(log_p + np.log(BETA), log_q + np.log1p(-BETA))
+    of_p = jnp.sum(jnp.exp(log_p) * (log_p - log_m), -1)
+    return BETA * of_p + (1 - BETA) * jnp.sum(jnp.exp(log_q) * (log_q - log_m), -1)
+
+
+def optax_both(h_p, h_q, labels, *, w_p, w_q):
+    logits = h_q @ w_q
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    log_q = jax.nn.log_softmax(logits)
+    kl = optax.losses.kl_divergence(log_q, jax.nn.softmax(h_p @ w_p))
+    return cross_entropy, kl
+
+
+IN_CHUNKS = {
+    "Jensen-Shannon": {
+        "kl_jax": of_heads(kl_jax.chunked(jensen_shannon, CHUNK)),
+        "naive": of_heads(jensen_shannon),
+        "textbook": of_heads(textbook_jensen_shannon),
+    },
+    "cross-entropy + KL": {
+        "kl_jax": with_labels(kl_jax.chunked(both_losses, CHUNK)),
+        "naive": with_labels(both_losses),
+        "optax": with_labels(optax_both),
+    },
+}
 
 # --- measuring ------------------------------------------------------------------
 
@@ -138,8 +199,8 @@ def ahead_of_time(shape, cuda):
 # --- results --------------------------------------------------------------------
 
 
-def plot(lines, path):
-    """Log-log, one line a form; the same bytes for the same numbers."""
+def plot(curves, path):
+    """Log-log, one row a loss and one line a form; the same bytes for the same numbers."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -148,27 +209,38 @@ def plot(lines, path):
     )
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.4), layout="constrained")
-    for i, (axes, label) in enumerate(zip(panels, ("ms", "temporary MiB"), strict=True)):
-        for (name, line), marker in zip(lines.items(), "os^", strict=True):
-            y = [point[i] for point in line.values()]
-            width = 2.5 if name == "kl_jax" else 1.2
-            axes.plot(list(line), y, marker + "-", label=name, lw=width, markersize=4)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.set_xlabel("vocabulary")
-        axes.set_ylabel(label)
-    panels[0].legend(frameon=False, fontsize=9)
-    n, d, _ = CURVE[0]
-    figure.suptitle(f"KL of two linear heads, {MODES[1]}: {n} rows, {d} features", size=10)
+    size = 7.2, 3 * len(curves)
+    figure, rows = plt.subplots(len(curves), 2, figsize=size, layout="constrained")
+    for panels, (title, lines) in zip(rows, curves.items(), strict=True):
+        for i, axes in enumerate(panels):
+            for (name, line), marker in zip(lines.items(), "os^", strict=True):
+                y = [point[i] for point in line.values()]
+                width = 2.5 if name == "kl_jax" else 1.2
+                axes.plot(list(line), y, marker + "-", label=name, lw=width, markersize=4)
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.set_xlabel("vocabulary")
+            axes.set_ylabel(("ms", "temporary MiB")[i])
+        panels[0].set_title(title, fontsize=10, loc="left")
+        panels[0].legend(frameon=False, fontsize=9)
+    figure.suptitle(f"Losses of two linear heads, {MODES[1]}", size=10)
     figure.savefig(path, metadata={"Date": None, "Creator": None})
     plt.close(figure)
 
 
-def report(shapes, curve, ahead, repetitions, cuda, plotted):
+def named(loss, shapes):
+    n, d, _ = shapes[0]
+    return f"{loss}: {n} rows, {d} features"
+
+
+def report(shapes, curve, in_chunks, ahead, repetitions, cuda, plotted):
     yield "# Time and memory of KL between two linear heads"
     yield ""
     yield machine.describe("jax", "jaxlib", "optax", "libtpu")
+    yield (
+        f"Load of the machine before: {os.getloadavg()[0]:.1f}. Times beside other work "
+        "are to be compared within one shape only."
+    )
     yield (
         f"Repetitions: {repetitions}, interleaved. N rows, D features, V outcomes, "
         "float32. The mean over rows; its gradient in the student's hidden states and in "
@@ -180,6 +252,10 @@ def report(shapes, curve, ahead, repetitions, cuda, plotted):
         "besides arguments and results, as XLA plans it."
     )
     yield (
+        f"Other losses: kl_jax is chunked(f, {CHUNK}), naive f of all rows, textbook the "
+        f"formula in log_softmax. beta of Jensen-Shannon is {BETA}."
+    )
+    yield (
         "Apart: the largest difference from kl_jax in the value or a gradient, relative to "
         f"the largest entry; no more than {BOUND}, or the script stops."
     )
@@ -189,7 +265,14 @@ def report(shapes, curve, ahead, repetitions, cuda, plotted):
     yield ""
     yield "As the vocabulary grows:"
     yield ""
-    yield from table(MODES[1], FULL, curve, repetitions, plotted)
+    lines = plotted.setdefault(named("KL", curve), {})
+    yield from table(MODES[1], FULL, curve, repetitions, lines)
+    for loss, forms in IN_CHUNKS.items():
+        yield ""
+        yield f"{loss}, as the vocabulary grows:"
+        yield ""
+        lines = plotted.setdefault(named(loss, in_chunks), {})
+        yield from table(MODES[1], forms, in_chunks, repetitions, lines)
     yield ""
     yield f"Compiled ahead of time, {list(ahead)} in bfloat16, {MODES[1]}, temporary MiB:"
     yield ""
@@ -200,8 +283,8 @@ def main():
     parser = machine.options(__doc__)
     parser.add_argument("--cuda", type=pathlib.Path, help="a GPU's target config")
     arguments = parser.parse_args()
-    print(f"Load of the machine before: {os.getloadavg()[0]:.1f}", flush=True)
-    sizes = ([QUICK], [QUICK], QUICK, 1) if arguments.quick else (SHAPES, CURVE, AHEAD, 5)
+    quick, all_sizes = ([QUICK],) * 3, (SHAPES, CURVE, CURVE_IN_CHUNKS)
+    sizes = (*quick, QUICK, 1) if arguments.quick else (*all_sizes, AHEAD, 5)
     plotted = {}
     text = machine.printed(report(*sizes, arguments.cuda, plotted))
     if not arguments.quick:

@@ -20,6 +20,8 @@ from kl_jax.elementwise import rel_entr as rel_entr
 from kl_jax.estimators import kl_estimate as kl_estimate
 from kl_jax.estimators import kl_from_samples as kl_from_samples
 from kl_jax.linear import linear_kl_divergence as linear_kl_divergence
+from kl_jax.mixtures import mixture_kl_approximation as mixture_kl_approximation
+from kl_jax.mixtures import mixture_kl_upper_bound as mixture_kl_upper_bound
 from kl_jax.mixtures import mixture_logits as mixture_logits
 from kl_jax.probabilities import kl_divergence_from_probs as kl_divergence_from_probs
 from kl_jax.topk import topk_kl_divergence as topk_kl_divergence
@@ -59,6 +61,8 @@ __all__ = [
     "logits_from_probs",
     "masked",
     "mean",
+    "mixture_kl_approximation",
+    "mixture_kl_upper_bound",
     "mixture_logits",
     "parametric",
     "rel_entr",

@@ -29,6 +29,8 @@ from kl_jax import (
     linear_kl_divergence,
     masked,
     mean,
+    mixture_kl_approximation,
+    mixture_kl_upper_bound,
     rel_entr,
     renyi_divergence,
     skew_kl_divergence,
@@ -58,6 +60,8 @@ HEADS = {
     "bias_q": LOGITS[0, :, 1],
     "temperature": np.asarray(2.0, "f4"),
 }
+OF_COMPONENTS = {"log_weights_p": LOGITS[:, 0], "log_weights_q": LOGITS[:, 1, :3]}
+DISTANCES = PROBS[:, [0, 1, 2, 0]]
 sum_of_kl_div = functools.partial(kl_div, reduction="sum")
 of_log_target = functools.partial(kl_div, reduction="none", log_target=True)
 FUNCTIONS = [
@@ -72,6 +76,11 @@ FUNCTIONS = [
     (topk_kl_divergence, OF_TOP_K),
     (topk_outcomes, OF_TOP_K),
     (linear_kl_divergence, HEADS),
+    (
+        mixture_kl_approximation,
+        OF_COMPONENTS | {"distances_pp": DISTANCES, "distances_pq": DISTANCES[..., :3]},
+    ),
+    (mixture_kl_upper_bound, OF_COMPONENTS | {"kl_pq": DISTANCES[..., :3]}),
     (sum_of_kl_div, {"input": LOG_PROBS, "target": PROBS}),
     (of_log_target, {"input": LOG_PROBS, "target": LOG_PROBS[::-1]}),
 ]
@@ -82,9 +91,12 @@ FRACTION = ("be in [0, 1]", {"nan": np.nan, "-0.5": -0.5, "1.5": 1.5})
 SCALE = ("be finite and > 0", {"nan": np.nan, "0": 0.0, "-1": -1.0, "inf": np.inf})
 EXPECTED = {
     **dict.fromkeys(("logits_p", "logits_q", "log_p", "log_q", "topk_log_p"), LOGIT),
-    **dict.fromkeys(("bias_p", "bias_q"), LOGIT),
+    **dict.fromkeys(("bias_p", "bias_q", "log_weights_p", "log_weights_q"), LOGIT),
+    **dict.fromkeys(
+        ("distances_pp", "distances_pq"), ("be > -inf", {"nan": np.nan, "-inf": -np.inf})
+    ),
     **dict.fromkeys(("hidden_p", "hidden_q", "weights_p", "weights_q"), FINITE),
-    **dict.fromkeys(("p", "q", "target"), MASS),
+    **dict.fromkeys(("p", "q", "target", "kl_pq"), MASS),
     "topk_index": ("be in [0, 4)", {"-1": -1, "4": 4}),
     **dict.fromkeys(("temperature", "order"), SCALE),
     **dict.fromkeys(("beta", "skew"), FRACTION),

@@ -662,3 +662,25 @@ def test_parameters_may_be_numbers():
     np.testing.assert_array_equal(row, of_integers)
     np.testing.assert_allclose(count, 3 * one, rtol=3e-7)
     assert count.dtype == np.float32
+
+
+def test_components_of_mixtures():
+    shapes = (2, 4), (2, 3), (2, 4, 4), (2, 4, 3)
+    four, three, pp, pq = (np.zeros(n, "f4") for n in shapes)
+    name = "mixture_kl_approximation"
+    f = functools.partial(refuses, ValueError)
+    g = kl_jax.mixture_kl_approximation
+    swapped = np.swapaxes(pq, 1, 2)
+    f(rf"{name}: distances_pq must have shape \(2, 4, 3\)", g, four, three, pp, swapped)
+    f(rf"{name}: distances_pp must have shape \(2, 4, 4\)", g, four, three, pq, pq)
+    f(rf"{name}: log_weights_q must have the shape of", g, four, three[0], pp, pq)
+    f(rf"{name}: log_weights_p must have at least one axis", g, pq[0, 0, 0], three, pp, pq)
+    f(rf"{name}: there must be at least one", g, four, three[:, :0], pp, pq[..., :0])
+    name, g = "mixture_kl_upper_bound", kl_jax.mixture_kl_upper_bound
+    f(rf"{name}: kl_pq must have shape \(2, 4, 3\), found", g, four, three, swapped)
+    f(rf"{name}: kl_pq must have shape \(2, 4, 3\)", g, four, three, pq[0])
+    f(rf"{name}: steps must be > 0, found 0", g, four, three, pq, steps=0)
+    pattern = f"{name}: steps must be an integer, found 9.5"
+    refuses(TypeError, pattern, g, four, three, pq, steps=9.5)
+    pattern = f"{name}: kl_pq must be floating point, found dtype int32"
+    refuses(TypeError, pattern, g, four, three, pq.astype("i4"))

@@ -41,6 +41,10 @@ OF_ROWS = {
     "generalized_kl": lambda a, b: kl_jax.generalized_kl(positive(a), positive(b)),
     "logits_from_probs": lambda a, b: kl_jax.logits_from_probs(positive(a)),
     "mixture_logits": lambda a, b: kl_jax.mixture_logits(jnp.stack([a, b])),
+    "mixture_kl_approximation": lambda a, b: kl_jax.mixture_kl_approximation(
+        a, b, matrix(a), matrix(b)
+    ),
+    "mixture_kl_upper_bound": lambda a, b: kl_jax.mixture_kl_upper_bound(a, b, matrix(a)),
     "kl_estimate": kl_jax.kl_estimate,
     "kl_from_counts": lambda a, b: kl_jax.kl_from_counts(positive(a), positive(b)),
     "linear": lambda a, b: kl_jax.linear_kl_divergence(a, WEIGHTS, b, WEIGHTS),

@@ -70,6 +70,12 @@ CALLS = {
     "topk_kl_divergence": call(kl_jax.topk_kl_divergence, *TOP_K),
     "topk_kl_divergence, drop": call(kl_jax.topk_kl_divergence, *TOP_K, tail="drop"),
     "topk_outcomes": call(kl_jax.topk_outcomes, *TOP_K),
+    "mixture_kl_approximation": call(
+        kl_jax.mixture_kl_approximation, array(2), array(2), array(2, 2), array(2, 2)
+    ),
+    "mixture_kl_upper_bound": call(
+        kl_jax.mixture_kl_upper_bound, array(2), array(3), array(2, 3)
+    ),
     "kl_div": call(kl_jax.kl_div, array(3, 4), array(4), reduction="batchmean"),
     "kl_div of halves": call(
         kl_jax.kl_div, array(3, 4, dtype="f2"), array(4, dtype="f2"), reduction="sum"

@@ -49,6 +49,8 @@ KINDS = {
     "generalized_kl": "divergence",
     "jensen_shannon_distance": "divergence",
     "logits_from_probs": "divergence",
+    "mixture_kl_approximation": "divergence",
+    "mixture_kl_upper_bound": "divergence",
     "mixture_logits": "divergence",
     "kl_divergence_from_probs": "divergence",
     "topk_kl_divergence": "divergence",
@@ -122,7 +124,8 @@ MAY_IMPORT = {
     "divergences": OF_PUBLIC
     | {"_arithmetic", "_blocks", "_family", "_generators", "_renyi"},
     "probabilities": OF_PUBLIC | {"elementwise"},
-    "mixtures": OF_PUBLIC | {"_blocks", "_passes"},
+    "mixtures": OF_PUBLIC
+    | {"_arithmetic", "_blocks", "_exponentials", "_passes", "_sharding", "divergences"},
     "topk": OF_PUBLIC
     | {
         "_arithmetic",

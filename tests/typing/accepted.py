@@ -15,6 +15,8 @@ from kl_jax import (
     kl_from_densities,
     masked,
     mean,
+    mixture_kl_approximation,
+    mixture_kl_upper_bound,
     parametric,
     reverse,
     tempered,
@@ -51,6 +53,8 @@ def keywords(a: Array, index: Array) -> None:
     assert_type(topk_kl_divergence(a, index, a, tail="drop"), Array)
     assert_type(topk_outcomes(a, index, a, tail="renormalize"), tuple[Array, Array])
     assert_type(kl_divergence(*topk_outcomes(a, index, a)), Array)
+    assert_type(mixture_kl_approximation(a, a, a, a), Array)
+    assert_type(mixture_kl_upper_bound(a, a, a, steps=10), Array)
     assert_type(kl_from_densities(lambda x: -x, jnp.negative, 0, jnp.inf), Array)
     value, error = kl_from_densities(jnp.negative, jnp.negative, 0, 1, with_error=True)
     assert_type(value + error, Array)

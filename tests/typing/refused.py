@@ -10,6 +10,7 @@ from kl_jax import (
     kl_estimate,
     masked,
     mean,
+    mixture_kl_upper_bound,
     parametric,
     reverse,
     tempered,
@@ -33,6 +34,7 @@ def wrong(a: Array, b: Array, mask: Array) -> None:
     kl_estimate(a, b, estimator="k4")  # pyrefly: ignore[bad-argument-type]
     topk_kl_divergence(a, a, b, tail="buket")  # pyrefly: ignore[bad-argument-type]
     topk_outcomes(a, a, b, tail="drop")  # pyrefly: ignore[bad-argument-type]
+    mixture_kl_upper_bound(a, a, b, steps="9")  # pyrefly: ignore[bad-argument-type]
     kl_div(a, b, reduction="batch_mean")  # pyrefly: ignore[bad-argument-type]
     loss: float = mean(kl_divergence)(a, b)  # pyrefly: ignore[bad-assignment]
     print(loss)
