@@ -59,6 +59,7 @@ def on_page_content(content, **_):
     def mathml(match):
         tex = html.unescape(match[2]).strip()
         display = "inline" if match[1] == "span" else "block"
-        return convert(tex[2:-2].strip(), display=display)
+        formula = convert(tex[2:-2].strip(), display=display)
+        return formula if display == "inline" else f'<div class="formula">{formula}</div>'
 
     return re.sub(r'<(span|div) class="arithmatex">(.*?)</\1>', mathml, content, flags=re.S)

@@ -85,7 +85,8 @@ def modules(package):
             module = importlib.import_module(info.name)
             for name, value in vars(module).items():
                 if (
-                    name in getattr(module, "__all__", [name])
+                    f"{info.name}.{name}" != "kl_jax.parametric.location_scale.normals"
+                    and name in getattr(module, "__all__", [name])
                     and not name.startswith("_")
                     and getattr(value, "__module__", None) == info.name
                     and (inspect.isfunction(value) or inspect.isclass(value))
