@@ -5,20 +5,18 @@ if (location.protocol === "file:") {
       super();
       const frame = document.createElement("iframe");
       frame.hidden = true;
+      this.ready = new Promise((resolve) => (frame.onload = resolve));
       document.body.append(frame);
-      const inside = frame.contentWindow;
-      inside.document.open();
-      inside.document.write("<!doctype html>");
-      inside.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
-      const script = inside.document.createElement("script");
-      this.ready = new Promise((resolve) => (script.onload = resolve));
-      script.src = url;
-      inside.document.documentElement.append(script);
-      inside.document.close();
-      this.inside = inside;
+      this.inside = frame.contentWindow;
+      this.inside.document.open();
+      this.inside.postMessage = (data) =>
+        this.dispatchEvent(new MessageEvent("message", { data }));
+      this.inside.document.write(`<script src="${url}"></` + "script>");
+      this.inside.document.close();
     }
     postMessage(data) {
-      this.ready.then(() => this.inside.dispatchEvent(new MessageEvent("message", { data })));
+      const event = () => this.inside.dispatchEvent(new MessageEvent("message", { data }));
+      this.ready.then(() => setTimeout(event));
     }
   };
 }
