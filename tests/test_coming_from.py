@@ -43,7 +43,8 @@ def names():
 )
 def test_row(page, call, ours, quickly):
     found, expected = eval(ours, names()), theirs(page, call)
-    np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-5, atol=1e-6)
+    # Twice the worst, 2.8e-5 of Weibull: float32 on their side. 1e-6 for those near 0.
+    np.testing.assert_allclose(np.asarray(found), expected, rtol=6e-5, atol=1e-6)
 
 
 def test_every_row_of_a_table_is_seen():
