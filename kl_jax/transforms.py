@@ -61,7 +61,16 @@ from kl_jax._functions import (
     wraps,
 )
 
-__all__ = ["Weighted", "batchmean", "masked", "mean", "sum", "weighted"]
+__all__ = [
+    "Weighted",
+    "batchmean",
+    "masked",
+    "mean",
+    "reverse",
+    "sum",
+    "tempered",
+    "weighted",
+]
 
 Axis = int | Sequence[int] | None
 P = ParamSpec("P")

@@ -1,6 +1,5 @@
-"""README: its length, its two commands, and that its numbers were printed by a script."""
+"""README: its length, its two commands and its links."""
 
-import json
 import pathlib
 import re
 
@@ -20,39 +19,6 @@ def test_two_commands():
     for block in re.findall(r"```sh\n(.*?)```", TRY_IT, re.S):
         assert "git clone" not in block
         assert "venv" not in block
-
-
-def test_every_table_of_numbers_is_in_the_committed_results():
-    for section, result in (
-        ("Accuracy from logits", "accuracy"),
-        ("Accuracy of closed forms", "parametric"),
-        ("Speed and memory", "speed"),
-        ("Linear heads", "heads"),
-    ):
-        result = ROOT / "benchmarks" / "results" / f"{result}.md"
-        printed = result.read_text().splitlines()
-        rows = [
-            line
-            for line in README.split(f"## {section}")[1].split("\n## ")[0].splitlines()
-            if line.startswith("|") and not line.startswith("|---")
-        ]
-        assert len(rows) > 3
-        for row in rows:
-            assert row in printed
-
-
-def test_the_training_result_is_in_the_notebook():
-    notebook = json.loads((ROOT / "notebooks" / "100_distillation.ipynb").read_text())
-    printed = [
-        line
-        for cell in notebook["cells"]
-        for output in cell.get("outputs", [])
-        for line in "".join(output.get("text", "")).splitlines()
-    ]
-    block = re.search(r"```text\n(.*?)```", TRY_IT, re.S).group(1).splitlines()
-    assert len(block) > 3
-    for line in block:
-        assert line in printed
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])

@@ -1,0 +1,147 @@
+"""The site as it is built: no warning, no network, every link and name in its place."""
+
+import collections
+import html.parser
+import importlib
+import inspect
+import os
+import pathlib
+import pkgutil
+import subprocess
+import sys
+import urllib.parse
+
+import pytest
+
+import kl_jax
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.docs
+
+
+class Page(html.parser.HTMLParser):
+    """The ids of a page, what it links to, what it loads, and its text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.ids, self.links, self.loads = collections.Counter(), [], []
+        self.source = path.read_text()
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.ids[attributes.get("id")] += 1
+        if tag == "a" and "href" in attributes:
+            self.links.append(attributes["href"])
+        elif tag == "link" and attributes.get("rel") not in ("canonical", "prev", "next"):
+            self.loads.append(attributes["href"])
+        elif tag in ("img", "script") and "src" in attributes:
+            self.loads.append(attributes["src"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The pages, by their path. A proxy that is not there stands for no network."""
+    pytest.importorskip("material", reason="needs the extra `docs`")
+    folder = tmp_path_factory.mktemp("site")
+    proxies = dict.fromkeys(
+        ("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9"
+    )
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--site-dir", folder],
+        cwd=ROOT,
+        env={**os.environ, **proxies, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    assert "WARNING" not in built.stderr
+    return {path.relative_to(folder): Page(path) for path in folder.rglob("*.html")}, folder
+
+
+def test_links_lead_somewhere_and_nothing_is_loaded_from_elsewhere(site):
+    pages, folder = site
+    assert len(pages) > 30
+    for path, page in pages.items():
+        for target in page.links + page.loads:
+            url = urllib.parse.urlsplit(target)
+            if url.scheme == "https" and target in page.links:
+                continue  # not looked at: the tests need no network
+            assert not url.scheme, f"{path}: {target}"
+            if path.name == "404.html":
+                continue  # its links are those of the root of a server
+            to = (folder / path.parent / urllib.parse.unquote(url.path)).resolve()
+            to = folder / path if not url.path else to
+            assert to.is_file(), f"{path}: {target}"
+            if url.fragment and to.suffix == ".html":
+                ids = pages[to.relative_to(folder)].ids
+                assert urllib.parse.unquote(url.fragment) in ids, f"{path}: {target}"
+
+
+def modules(package):
+    """What is public in those without an underscore. `domain` is for closed forms alone."""
+    for info in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if "._" not in info.name and info.name != "kl_jax.parametric.domain":
+            module = importlib.import_module(info.name)
+            for name, value in vars(module).items():
+                if (
+                    f"{info.name}.{name}" != "kl_jax.parametric.location_scale.normals"
+                    and name in getattr(module, "__all__", [name])
+                    and not name.startswith("_")
+                    and getattr(value, "__module__", None) == info.name
+                    and (inspect.isfunction(value) or inspect.isclass(value))
+                ):
+                    yield f"{info.name}.{name}"
+
+
+def test_every_public_name_is_documented_once(site):
+    pages, _ = site
+    ids = collections.Counter()
+    for page in pages.values():
+        ids.update(page.ids)
+    names = {*modules(kl_jax), "kl_jax.checked"}
+    assert {name.split(".")[-1] for name in names} >= {*kl_jax.__all__, "sum"} - {
+        "parametric"
+    }
+    found = {name: ids[name] for name in names}
+    missing = sorted(name for name, times in found.items() if times != 1)
+    assert not missing, "not once on docs/api: name the module there, with ::: in front"
+
+
+def test_docstrings_have_their_sections(site):
+    pages, _ = site
+    source = pages[pathlib.Path("api/divergences.html")].source
+    for section in ("Boundary", "Gradient", "Error", "Source", "Returns"):
+        assert source.count(f'class="doc-section-title">{section}:') >= 7
+    assert "&gt;&gt;&gt; import jax" not in source  # highlighted, not quoted
+    assert "<blockquote>" not in source
+    rulers = pages[pathlib.Path("api/torch.html")].source
+    assert "<p>====" not in rulers
+
+
+def test_formulas_need_no_script(site):
+    pages, _ = site
+    for page in pages.values():
+        assert "arithmatex" not in page.source
+    for name in (
+        "how_it_works",
+        "notebooks/100_distillation",
+        "notebooks/300_rl_kl_penalty",
+    ):
+        assert "<math" in pages[pathlib.Path(f"{name}.html")].source
+
+
+def test_the_loss_with_a_mask_is_one_click_from_the_front_page(site):
+    pages, _ = site
+    front = pages[pathlib.Path("index.html")]
+    assert "recipes/distillation.html" in front.links
+    text = "".join(pages[pathlib.Path("recipes/distillation.html")].source.split("<span"))
+    assert "padding mask" in text
+    assert "tempered" in text
+
+
+def test_the_search_is_there_without_a_server(site):
+    _, folder = site
+    index = (folder / "search" / "search_index.js").read_text()
+    assert "padding mask" in index
+    assert "topk_outcomes" in index
