@@ -72,6 +72,7 @@ continuous distributions" (2013), for most textbook forms; Banerjee, Merugu, Dhi
 Ghosh, "Clustering with Bregman divergences" (2005), for KL of exponential families.
 """
 
+from kl_jax.parametric import cross as cross
 from kl_jax.parametric.bounded import beta as beta
 from kl_jax.parametric.bounded import continuous_bernoulli as continuous_bernoulli
 from kl_jax.parametric.bounded import (
