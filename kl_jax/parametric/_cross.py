@@ -281,20 +281,18 @@ def beta_to_gamma(a: Array, b: Array, c: Array, rate: Array) -> Array:
     """
     total = two_sum(a, b)
     n = total[0]
-    from_beta = (
-        itakura_saito(b, n, -a) / 2
-        + divide(divide(a, b), n) / 2
-        - stirling_drop(0, b, n, a)
-        + (b - 1) * stirling_drop(1, b, n, a)
-    )
+    slope_drops = stirling_drop(1, jnp.stack([b, a]), jnp.stack([n, n]), jnp.stack([a, b]))
+    from_beta = itakura_saito(b, n, -a) / 2 + divide(divide(a, b), n) / 2
+    from_beta += (b - 1) * slope_drops[0] - stirling_drop(0, b, n, a)
     difference = _minus(words_product(_word(c), total), two_prod(rate, a)) / n
     of_means = generalized_kl_term(c, rate * divide(a, n), difference)
     # E log x is digamma(a) - digamma(n), not digamma(a) - log n. The second form is for a c
     # far above a, where the linear part would cancel.
     slope = reciprocal(2 * n) - stirling_slope(n)
     near = itakura_saito(c, a) / 2 + bregman(STIRLING, c, a, c - a) - (c - a) * slope
-    gap = divide(divide(b, a), n) / 2 - stirling_drop(1, a, n, b)
-    far = (c - a) * gap - log_ratio(c, a) / 2 + (stirling(c) - stirling(a))
+    gap = divide(divide(b, a), n) / 2 - slope_drops[1]
+    in_c, in_a = stirling(jnp.stack([c, a]))
+    far = (c - a) * gap - log_ratio(c, a) / 2 + (in_c - in_a)
     return from_beta + of_means + jnp.where(is_close(c, a), near, far)
 
 
@@ -357,7 +355,8 @@ def uniform_to_beta(low: Array, high: Array, c: Array, d: Array) -> Array:
     of_means = generalized_kl_term(c, n * mean, change) + generalized_kl_term(
         d, n * rest, -change
     )
-    gaps = [uniform_log_gap(*ends, width) for ends in ((a, b), (1 - b, 1 - a))]
+    ends = jnp.stack([a, 1 - b]), jnp.stack([b, 1 - a])
+    gaps = uniform_log_gap(*ends, jnp.stack([width, width]))
     gap = c * gaps[0] + d * gaps[1]
     square = jnp.square(divide(divide(width, mean), rest))
     of_scales = log_ratio(24 * gap * divide(divide(n, c), d), square) / 2
