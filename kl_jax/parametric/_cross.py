@@ -55,6 +55,11 @@ def _word(x: Array) -> Words:
     return x, jnp.zeros_like(x)
 
 
+def _plus(x: Words, y: Words) -> Words:
+    total, error = two_sum(x[0], y[0])
+    return total, error + (x[1] + y[1])
+
+
 def _minus(x: Words, y: Words) -> Array:
     """x - y, rounded once, and a constant to derivatives: those are of the rounded x, y."""
     return lax.stop_gradient((x[0] - y[0]) + (x[1] - y[1]))
@@ -122,8 +127,7 @@ def beta_to_normal(a: Array, b: Array, loc: Array, scale: Array) -> Array:
     # Both standard deviations times n, and the difference of their squares times n + 1.
     deviation, width = jnp.sqrt(a * divide(b, n + 1)), scale * n
     square = words_product(*[words_product(_word(scale), total)] * 2)
-    more = two_sum(jnp.ones_like(n), n)
-    square = words_product(square, two_sum(more[0], more[1] + total[1]))
+    square = _plus(words_product(square, total), square)  # n + 1 of them
     difference = _minus(two_prod(a, b), square)
     difference = difference / lax.stop_gradient((n + 1) * (deviation + width))
     return to_normal(_beta_negentropy(a, b), offset, deviation, width, difference)
@@ -217,7 +221,7 @@ def to_gamma(c: Array, y: Array, difference: Array, gap: Array, rest: Array) -> 
     """Of concentration `c`, and a rate that is y over p's mean; c - y is the difference.
 
     `gap` is log E x - E log x of p. By Stirling's formula KL at y = c is half the divergence
-    of 2 c gap from 1, R(c), and what is left: E log x - entropy of p + log(4 pi e gap) / 2.
+    of 2 c gap, R(c), and `rest`: E log x - entropy of p + log(4 pi e gap) / 2.
     """
     shape = itakura_saito(2 * c * gap, jnp.ones_like(c)) / 2 + stirling(c)
     return generalized_kl_term(c, y, difference) + (shape + rest)
@@ -228,8 +232,8 @@ def uniform_log_gap(low: Array, high: Array, width: Array) -> Array:
     has not all digits of x.
 
     With t = width / (high + low) it is t^2 times the integral of (1 - v) v / (1 - t^2 v^2)
-    over v from 0 to 1, by quadrature, a sum of positive terms: what is left out is 6e-10 and
-    2e-17. Where t > 0.8 the difference of other forms loses a factor of 5 at most.
+    over v from 0 to 1, by quadrature of positive terms: what is left out is 6e-10, 2e-17.
+    Where t > 0.8 the difference of other forms loses a factor of 5 at most.
     """
     t, ratio = divide(width, low + high), divide(low, high)
     near = t < 0.8
@@ -303,14 +307,14 @@ def continuous_bernoulli_to_exponential(probs: Array, rate: Array) -> Array:
     x = logit(probs)
     mean = normalizer_mean(x) + jnp.where(x < 0, 0, jnp.ones_like(x))
     product, one = rate * mean, jnp.ones_like(x)
-    # From a logit of -1 down p is an exponential distribution of rate `limit` cut off at 1:
-    # it loses a mass of odds = e^-limit, and KL may be that small. The rounding of the limit
-    # is put back: near 16 it is 1e-6, and KL 1e-7.
+    # From a logit of -1 down p is an exponential distribution of rate `limit`, cut at 1. It
+    # loses a mass of odds = e^-limit, and KL may be that small: near 16 it is 1e-7, and the
+    # rounding of the limit, 1e-6, is put back.
     tail = x < -1
     p = jnp.where(tail, probs, 0.25)
     odds, limit = divide(p, 1 - p), -logit(p)
     power, error = exp_in_two_words(-limit)
-    error = (((power - p) - p * power) + error) / p
+    error = (((power - p) - p * power) + (1 - p) * error) / p
     decay = divide(odds, 1 - odds)  # 1 / (e^limit - 1)
     change = lax.stop_gradient(((rate - limit) - error) / limit - rate * decay)
     of_means = itakura_saito(product, one, jnp.where(tail, change, product - 1))
@@ -348,10 +352,9 @@ def uniform_to_beta(low: Array, high: Array, c: Array, d: Array) -> Array:
     near = (betas(one, one, c, d) - log_width) - terms
     # Elsewhere by Stirling's formula, as `to_gamma`; a Beta distribution is nearly normal.
     n, mean, rest = c + d, (a + b) / 2, ((1 - b) + (1 - a)) / 2
-    total = two_sum(a, b)
-    left = two_sum(2 * one, -total[0])
-    left = two_sum(left[0], left[1] - total[1])
-    change = _minus(words_product(_word(c), left), words_product(_word(d), total)) / 2
+    total, error = two_sum(a, b)
+    product = words_product(two_sum(c, d), (total / 2, error / 2))
+    change = _minus(_word(c), product)
     of_means = generalized_kl_term(c, n * mean, change) + generalized_kl_term(
         d, n * rest, -change
     )
@@ -396,7 +399,7 @@ def uniform_to_pareto(low: Array, high: Array, scale: Array, alpha: Array) -> Ar
 
 
 def within_unit(value: Array, low: Array, high: Array) -> Array:
-    """To a uniform q on an interval, from KL to that on [0, 1]: inf unless q contains it."""
+    """To a uniform q, of KL to that on [0, 1]: inf unless q's interval contains it."""
     inside = (low <= 0) & (high >= 1)
     more = jnp.where(inside, (high - 1) - low, 0)
     return jnp.where(inside, value + log1p(more), jnp.inf)

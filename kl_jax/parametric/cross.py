@@ -1,14 +1,14 @@
 r"""KL(p || q) between members of two families, from their parameters, in nats.
 
 `p_q` takes the parameters of p, then those of q, named and ordered as in
-torch.distributions: `normal_laplace(loc_p, scale_p, loc_q, scale_q)`. These are the pairs of
-two families there whose KL is not always inf.
+torch.distributions: `normal_laplace(loc_p, scale_p, loc_q, scale_q)`. There are all pairs
+of two families that torch.distributions has, but for those whose KL is always inf.
 
 Where q's family is an exponential one, KL is that from p to its member of p's expected
 statistics, a function of p alone, and from there to q, one of the closed forms of
-`kl_jax.parametric`: two parts that are never negative. So p and q that are equal, or nearly,
+`kl_jax.parametric`: two parts that are never negative. So p and q that are nearly equal
 keep their digits: `exponential_gamma` is `gamma` of concentration 1, and `uniform_beta` on
-[0, 1] is `beta` of concentrations 1. "Least" is the infimum over all parameters.
+[0, 1] is `beta` of concentrations 1. "Least" is the infimum of KL over all parameters.
 
 | `bernoulli_poisson` |
 | `beta_continuous_bernoulli` |
@@ -44,16 +44,24 @@ Shapes and dtypes: as in `kl_jax.parametric`.
 
 Boundary: inf where p has mass outside the support of q, as a uniform p with low < 0 against
   a gamma q, and where a moment of p is infinite: in `pareto_exponential` and `pareto_gamma`
-  for alpha <= 1, in `pareto_normal` for alpha <= 2. nan for parameters outside their domain;
-  `kl_jax.checked` makes that an error. Always inf, and so not here, is KL from a normal,
-  Laplace or Gumbel p to an exponential, gamma or Pareto q, from these and exponential, gamma
-  and Pareto ones to a Beta, continuous Bernoulli or uniform q, from a Beta, continuous
-  Bernoulli, exponential or gamma p to a Pareto q, and from a Poisson p to a Bernoulli or
-  binomial q.
+  for alpha <= 1, in `pareto_normal` for alpha <= 2. nan for parameters outside their
+  domain; `kl_jax.checked` makes that an error. Always inf, and so not here, is KL from a
+  normal, Laplace or Gumbel p to an exponential, gamma or Pareto q; from these and an
+  exponential, gamma or Pareto p to a Beta, continuous Bernoulli or uniform q; from a Beta,
+  continuous Bernoulli, exponential or gamma p to a Pareto q; and from a Poisson p to a
+  Bernoulli or binomial q.
+
 Gradient: of every order in every parameter; 0 where KL is inf. A derivative in an end of a
-  uniform p that lies on an end of q's support leaves out what is infinite there.
-Error: relative.
-  ULP: the worst of the float32 pairs of benchmarks/results/cross.md.
+  uniform p that lies on an end of the support of q leaves out what is infinite there.
+
+Error: relative at most 1e-6 in float32 and 1e-14 in float64 over the ranges of the table
+  (tests/test_cross.py), for q that is far from p as for the nearest. More in
+  `beta_continuous_bernoulli` (2e-6), where terms of 1 leave 1/30 near logits of 2; in the
+  pairs of a Gumbel q (1e-5), whose e^w amplifies the error of w by w, and to which a gamma
+  p of concentration 5 comes as near as 0.0028; and in `beta_gamma`, where both are nearly
+  normal: by a factor of a fifth of concentration1_p where means and variances agree.
+  ULP: the worst of the float32 pairs of benchmarks/results/cross.md. In brackets that of
+  the nearest with parameters of 1e4 to 1e6.
 
 Source: Amari and Nagaoka, "Methods of information geometry" (2000), 3.4, for the two parts;
 Johnson, Kotz and Balakrishnan, "Continuous univariate distributions" (1994), for moments.
@@ -300,9 +308,9 @@ def gamma_normal(
 def gumbel_normal(
     loc_p: ArrayLike, scale_p: ArrayLike, loc_q: ArrayLike, scale_q: ArrayLike
 ) -> Array:
-    """`normal` of loc_p + C scale_p and pi scale_p / sqrt(6), and (log(pi^3 / 3) - 1) / 2 - C.
+    """`normal` of loc_p + C scale_p and pi scale_p / sqrt(6), and a constant.
 
-    C is Euler's constant.
+    It is (log(pi^3 / 3) - 1) / 2 - C, with C Euler's constant.
 
     >>> round(gumbel_normal(0.0, 1.0, 0.5, 1.0).item(), 4)
     0.1672
@@ -360,7 +368,8 @@ def normal_laplace(
 def pareto_exponential(scale_p: ArrayLike, alpha_p: ArrayLike, rate_q: ArrayLike) -> Array:
     """log(alpha_p / (scale_p rate_q)) - 1 / alpha_p - 1 + rate_q E x.
 
-    E x = alpha_p scale_p / (alpha_p - 1), inf where alpha_p <= 1. It is `pareto_gamma` of concentration 1.
+    `pareto_gamma` of concentration 1: E x = alpha_p scale_p / (alpha_p - 1), and inf where
+    alpha_p <= 1.
 
     >>> round(pareto_exponential(1.0, 2.0, 0.5).item(), 4)
     0.8863
