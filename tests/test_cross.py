@@ -50,7 +50,7 @@ def quickest(names):
 
 @functools.cache
 def program(name, dtype):
-    """Values and gradients, row by row, of which float32 has no gradient if that is slow."""
+    """Values and gradients, row by row; the latter are None where float32 has none."""
     function = getattr(cross, name)
     if dtype == "float32" and name in IN_FLOAT64_ALONE:
         return quick(lambda *x: (function(*x), None))

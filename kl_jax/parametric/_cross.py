@@ -220,8 +220,8 @@ def normal_to_laplace(m_p: Array, s_p: Array, m_q: Array, s_q: Array) -> Array:
 def to_gamma(c: Array, y: Array, difference: Array, gap: Array, rest: Array) -> Array:
     """Of concentration `c`, and a rate that is y over p's mean; c - y is the difference.
 
-    `gap` is log E x - E log x of p. By Stirling's formula KL at y = c is half the divergence
-    of 2 c gap, R(c), and `rest`: E log x - entropy of p + log(4 pi e gap) / 2.
+    `gap` is log E x - E log x of p. By Stirling's formula KL at y = c is S(2 c gap, 1) / 2,
+    R(c), and `rest`: E log x - entropy of p + log(4 pi e gap) / 2.
     """
     shape = itakura_saito(2 * c * gap, jnp.ones_like(c)) / 2 + stirling(c)
     return generalized_kl_term(c, y, difference) + (shape + rest)
