@@ -104,7 +104,9 @@ def test_parametric_names():
 
 
 CROSS = [
-    name for name, x in vars(kl_jax.parametric.cross).items() if hasattr(x, "__wrapped__")
+    name
+    for name, value in vars(kl_jax.parametric.cross).items()
+    if inspect.isfunction(value) and value.__module__ == "kl_jax.parametric.cross"
 ]
 
 

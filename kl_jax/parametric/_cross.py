@@ -269,8 +269,8 @@ def pareto_to_gamma(low: Array, alpha: Array, c: Array, rate: Array) -> Array:
     less = alpha - 1
     product = words_product(two_prod(rate, low), _word(alpha))
     difference = _minus(two_prod(c, less), product) / less
-    # 1 / alpha = -log(1 - 1 / alpha) less the gap: neither form of the argument of the
-    # logarithm has its digits and those of its derivative near alpha = 1 and far from it.
+    # The gap is S(1 - 1 / alpha, 1). Near alpha = 1 the difference has lost its digits, and
+    # far from it the quotient (alpha - 1) / alpha those of its derivative, 1 less itself.
     inverse = reciprocal(alpha)
     left = jnp.where(alpha < 2, divide(less, alpha), 1 - inverse)
     gap = itakura_saito(left, jnp.ones_like(left), -inverse)
@@ -290,8 +290,8 @@ def beta_to_gamma(a: Array, b: Array, c: Array, rate: Array) -> Array:
     from_beta += (b - 1) * slope_drops[0] - stirling_drop(0, b, n, a)
     difference = _minus(words_product(_word(c), total), two_prod(rate, a)) / n
     of_means = generalized_kl_term(c, rate * divide(a, n), difference)
-    # E log x is digamma(a) - digamma(n), not digamma(a) - log n. The second form is for a c
-    # far above a, where the linear part would cancel.
+    # E log x is digamma(a) - digamma(n), where that gamma distribution has - log n. The
+    # other form is for a c far from a, where the linear part would cancel.
     slope = reciprocal(2 * n) - stirling_slope(n)
     near = itakura_saito(c, a) / 2 + bregman(STIRLING, c, a, c - a) - (c - a) * slope
     gap = divide(divide(b, a), n) / 2 - slope_drops[1]
