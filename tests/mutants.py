@@ -1565,10 +1565,16 @@ The mean times the rate is rounded.
 +difference = c - rate * (total / 2)
 test_cross.py::test_grid[float32-uniform_gamma]
 
-beta_gamma_log_mean
+beta_gamma_variances
+The products whose difference is that of the variances are rounded.
+-change = _minus(two_prod(c, b), words_product(_word(a), total)) / n
++change = (c * b - a * n) / n
+test_cross.py::test_grid[float32-beta_gamma]
+
+beta_gamma_linear
 E log x is taken for that of the gamma distribution.
--slope = reciprocal(2 * n) - stirling_slope(n)
-+slope = 0 * n
+-+ (c - a) * stirling_slope(n)
+++ 0 * n
 test_cross.py::test_grid[float32-beta_gamma]
 
 cut_exponential_rounding

@@ -28,7 +28,7 @@ for name, (_, q) in PAIRS.items():
         BOUND[name] = {"float32": 1e-5, "float64": 3e-14}
         GRADIENT_BOUND[name] = {"float32": 2e-5, "float64": 5e-14}
 # Terms of 1 that leave 1 / 30 at logits of 1.5 to 2.5.
-BOUND["beta_continuous_bernoulli"] = {"float32": 2e-6, "float64": 1e-14}
+BOUND["beta_continuous_bernoulli"] = {"float32": 3e-6, "float64": 1e-14}
 GRADIENT_BOUND["beta_normal"] = {"float32": 1e-5, "float64": 5e-14}
 
 # Those that are another function of a concentration of 1, or with a logarithm added.
@@ -132,11 +132,6 @@ def oracle(name, row):
     return cross_oracles.kl(*PAIRS[name], row, cross_grid.of_p(name))
 
 
-def lost(name, row):
-    """A factor that is lost where both are nearly normal, and of one mean."""
-    return max(1, row[0] / 5) if name == "beta_gamma" else 1
-
-
 @pytest.mark.parametrize("name", quickest(PAIRS))
 def test_grid(name, dtype):
     """Values and gradients. The worst of each is shown."""
@@ -152,7 +147,7 @@ def test_grid(name, dtype):
             wrong.append(f"{value}, {slopes}: {row}")
             continue
         error = float(abs(value - true) / true)
-        worst = max(worst, (error / lost(name, row), f"{value}: {row}"))
+        worst = max(worst, (error, f"{value}: {row}"))
         if slopes is None:
             continue
         unit = cross_grid.units(name, row)
@@ -160,9 +155,7 @@ def test_grid(name, dtype):
         found = [g * u for g, u in zip(slopes, unit, strict=True) if u is not None]
         size = max(*map(abs, true_slopes), float(true))
         error = max(abs(x - y) for x, y in zip(found, true_slopes, strict=True)) / size
-        steepest = max(
-            steepest, (error / lost(name, row), f"{found} for {true_slopes}: {row}")
-        )
+        steepest = max(steepest, (error, f"{found} for {true_slopes}: {row}"))
     summary = [
         f"value off by {worst[0]:.2g}: {worst[1]}",
         f"gradient off by {steepest[0]:.2g}: {steepest[1]}",

@@ -280,24 +280,26 @@ def pareto_to_gamma(low: Array, alpha: Array, c: Array, rate: Array) -> Array:
 
 
 def beta_to_gamma(a: Array, b: Array, c: Array, rate: Array) -> Array:
-    """By the gamma distribution of concentration a and rate n = a + b, of the same mean,
-    which p approaches as b grows: KL is about a (a + 1) / (4 n^2) then.
+    """KL falls as 1 / n^2, n = a + b, where p is nearly a gamma distribution: a is small and
+    b large; and as a / (3 b n) where both are nearly normal. Their variances are as c b, a n.
+
+    By Stirling's formula it is S(c b / n, a) / 2 and G(c, rate a / n), both 0 there, and
+    terms of that size.
     """
     total = two_sum(a, b)
     n = total[0]
-    slope_drops = stirling_drop(1, jnp.stack([b, a]), jnp.stack([n, n]), jnp.stack([a, b]))
-    from_beta = itakura_saito(b, n, -a) / 2 + divide(divide(a, b), n) / 2
-    from_beta += (b - 1) * slope_drops[0] - stirling_drop(0, b, n, a)
-    difference = _minus(words_product(_word(c), total), two_prod(rate, a)) / n
-    of_means = generalized_kl_term(c, rate * divide(a, n), difference)
-    # E log x is digamma(a) - digamma(n), where that gamma distribution has - log n. The
-    # other form is for a c far from a, where the linear part would cancel.
-    slope = reciprocal(2 * n) - stirling_slope(n)
-    near = itakura_saito(c, a) / 2 + bregman(STIRLING, c, a, c - a) - (c - a) * slope
-    gap = divide(divide(b, a), n) / 2 - slope_drops[1]
-    in_c, in_a = stirling(jnp.stack([c, a]))
-    far = (c - a) * gap - log_ratio(c, a) / 2 + (in_c - in_a)
-    return from_beta + of_means + jnp.where(is_close(c, a), near, far)
+    change = _minus(words_product(_word(c), total), two_prod(rate, a)) / n
+    of_means = generalized_kl_term(c, rate * divide(a, n), change)
+    change = _minus(two_prod(c, b), words_product(_word(a), total)) / n
+    of_variances = itakura_saito(c * divide(b, n), a, change) / 2
+    in_b, in_a = stirling_drop(1, jnp.stack([b, a]), jnp.stack([n, n]), jnp.stack([a, b]))
+    rest = divide(divide(a, b), n) / 2 + ((b - 1) * in_b - stirling_drop(0, b, n, a))
+    # R(c) - R(a) - (c - a) (R'(a) - R'(n)), of which the linear part of B_R would cancel
+    # where c is far above a, and b far below.
+    near = bregman(STIRLING, c, a, c - a) + (c - a) * stirling_slope(n)
+    of_c, of_a = stirling(jnp.stack([c, a]))
+    far = (of_c - of_a) - (c - a) * in_a
+    return (of_means + of_variances) + (rest + jnp.where(is_close(c, a), near, far))
 
 
 # --- to distributions on an interval ----------------------------------------------------
