@@ -117,7 +117,7 @@ def draw(name, side, rng, low, high):
             )
         at_0 = q != "pareto" and rng.random() < 0.2
         least = 0 if at_0 else log_uniform(rng, low, high)
-        return least, least + log_uniform(rng, low, high)
+        return least, least + max(log_uniform(rng, low, high), 1e-4 * least)
     found = []
     for kind in reversed(FAMILIES[family].kinds):
         if kind == "probability":

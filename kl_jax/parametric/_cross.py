@@ -280,8 +280,8 @@ def pareto_to_gamma(low: Array, alpha: Array, c: Array, rate: Array) -> Array:
 
 
 def beta_to_gamma(a: Array, b: Array, c: Array, rate: Array) -> Array:
-    """KL falls as 1 / n^2, n = a + b, where p is nearly a gamma distribution: a is small and
-    b large; and as a / (3 b n) where both are nearly normal. Their variances are as c b, a n.
+    """With n = a + b it falls as 1 / n^2 where p is nearly a gamma distribution, of small a
+    and large b, and as a / (3 b n) where both are nearly normal.
 
     By Stirling's formula it is S(c b / n, a) / 2 and G(c, rate a / n), both 0 there, and
     terms of that size.
