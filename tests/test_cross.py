@@ -29,6 +29,7 @@ for name, (_, q) in PAIRS.items():
         GRADIENT_BOUND[name] = {"float32": 2e-5, "float64": 5e-14}
 # Terms of 1 that leave 1 / 30 at logits of 1.5 to 2.5.
 BOUND["beta_continuous_bernoulli"] = {"float32": 3e-6, "float64": 1e-14}
+BOUND["uniform_beta"] = {"float32": 2e-6, "float64": 1e-14}
 GRADIENT_BOUND["beta_normal"] = {"float32": 1e-5, "float64": 5e-14}
 
 # Those that are another function of a concentration of 1, or with a logarithm added.

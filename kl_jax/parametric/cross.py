@@ -10,35 +10,37 @@ statistics, a function of p alone, and from there to q, one of the closed forms 
 keep their digits: `exponential_gamma` is `gamma` of concentration 1, and `uniform_beta` on
 [0, 1] is `beta` of concentrations 1. "Least" is the infimum of KL over all parameters.
 
-| `bernoulli_poisson` |
-| `beta_continuous_bernoulli` |
-| `beta_exponential` |
-| `beta_gamma` |
-| `beta_normal` |
-| `beta_uniform` |
-| `continuous_bernoulli_exponential` |
-| `continuous_bernoulli_normal` |
-| `continuous_bernoulli_uniform` |
-| `exponential_gamma` |
-| `exponential_gumbel` |
-| `exponential_normal` |
-| `gamma_exponential` |
-| `gamma_gumbel` |
-| `gamma_normal` |
-| `gumbel_normal` |
-| `laplace_normal` |
-| `normal_gumbel` |
-| `normal_laplace` |
-| `pareto_exponential` |
-| `pareto_gamma` |
-| `pareto_normal` |
-| `uniform_beta` |
-| `uniform_continuous_bernoulli` |
-| `uniform_exponential` |
-| `uniform_gamma` |
-| `uniform_gumbel` |
-| `uniform_normal` |
-| `uniform_pareto` |
+| pair | p | q | least | ULP |
+|---|---|---|---|---|
+| `bernoulli_poisson` | probs | rate | 0 | 1.3 |
+| `beta_continuous_bernoulli` | concentration1, concentration0 | probs | 0 | 20.8 |
+| `beta_exponential` | concentration1, concentration0 | rate | 0 | 3.7 |
+| `beta_gamma` | concentration1, concentration0 | concentration, rate | 0 | 3.4 |
+| `beta_normal` | concentration1, concentration0 | loc, scale | 0 | 4.5 |
+| `beta_uniform` | concentration1, concentration0 | low, high | 0 | 2.1 |
+| `continuous_bernoulli_exponential` | probs | rate | 0 | 3.3 |
+| `continuous_bernoulli_normal` | probs | loc, scale | 0.1765 | 9.3 |
+| `continuous_bernoulli_uniform` | probs | low, high | 0 | 3.0 |
+| `exponential_gamma` | rate | concentration, rate | 0 | 1.5 |
+| `exponential_gumbel` | rate | loc, scale | 0.1745 | 7.4 |
+| `exponential_normal` | rate | loc, scale | 0.4189 | 1.3 |
+| `gamma_exponential` | concentration, rate | rate | 0 | 2.6 |
+| `gamma_gumbel` | concentration, rate | loc, scale | 0.0028 | 83.5 |
+| `gamma_normal` | concentration, rate | loc, scale | 0 | 3.9 |
+| `gumbel_normal` | loc, scale | loc, scale | 0.0905 | 2.8 |
+| `laplace_normal` | loc, scale | loc, scale | 0.0724 | 3.6 |
+| `normal_gumbel` | loc, scale | loc, scale | 0.0811 | 15.5 |
+| `normal_laplace` | loc, scale | loc, scale | 0.0484 | 4.4 |
+| `pareto_exponential` | scale, alpha | rate | 0.8256 | 1.8 |
+| `pareto_gamma` | scale, alpha | concentration, rate | 0.4189 | 2.9 |
+| `pareto_normal` | scale, alpha | loc, scale | 0.4189 | 3.1 |
+| `uniform_beta` | low, high | concentration1, concentration0 | 0 | 10.1 |
+| `uniform_continuous_bernoulli` | low, high | probs | 0 | 2.0 |
+| `uniform_exponential` | low, high | rate | 0.3069 | 3.4 |
+| `uniform_gamma` | low, high | concentration, rate | 0.1765 | 6.4 |
+| `uniform_gumbel` | low, high | loc, scale | 0.2073 | 13.3 |
+| `uniform_normal` | low, high | loc, scale | 0.1765 | 3.6 |
+| `uniform_pareto` | low, high | scale, alpha | 0.3069 | 7.1 |
 
 Shapes and dtypes: as in `kl_jax.parametric`.
 
@@ -56,8 +58,8 @@ Gradient: of every order in every parameter; 0 where KL is inf. A derivative in 
 
 Error: relative at most 1e-6 in float32 and 1e-14 in float64 for parameters from 1e-3 to 1e6
   and probabilities from 1e-7 to 1 - 1e-7 (tests/test_cross.py), for the nearest q as for
-  one that is far. More in `beta_continuous_bernoulli` (3e-6), where terms of 1 leave 1/30
-  near logits of 2, and in the pairs of a Gumbel q (1e-5), whose e^w amplifies the error of
+  one that is far. More in `uniform_beta` (2e-6), in `beta_continuous_bernoulli` (3e-6),
+  where terms of 1 leave 1/30 near logits of 2, and in the pairs of a Gumbel q (1e-5), whose e^w amplifies the error of
   w by w, and to which a gamma p of concentration 5 comes as near as 0.0028.
   ULP: the worst of the float32 pairs of benchmarks/results/cross.md.
 
