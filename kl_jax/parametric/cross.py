@@ -59,8 +59,9 @@ Gradient: of every order in every parameter; 0 where KL is inf. A derivative in 
 Error: relative at most 1e-6 in float32 and 1e-14 in float64 for parameters from 1e-3 to 1e6
   and probabilities from 1e-7 to 1 - 1e-7 (tests/test_cross.py), for the nearest q as for
   one that is far. More in `uniform_beta` (2e-6), in `beta_continuous_bernoulli` (3e-6),
-  where terms of 1 leave 1/30 near logits of 2, and in the pairs of a Gumbel q (1e-5), whose e^w amplifies the error of
-  w by w, and to which a gamma p of concentration 5 comes as near as 0.0028.
+  where terms of 1 leave 1/30 near logits of 2, and in the pairs of a Gumbel q (1e-5), whose
+  e^w amplifies the error of w by w, and to which a gamma p of concentration 5 comes as near
+  as 0.0028.
   ULP: the worst of the float32 pairs of benchmarks/results/cross.md.
 
 Source: Amari and Nagaoka, "Methods of information geometry" (2000), 3.4, for the two parts;
