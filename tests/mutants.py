@@ -1565,12 +1565,6 @@ The mean times the rate is rounded.
 +difference = c - rate * (total / 2)
 test_cross.py::test_grid[float32-uniform_gamma]
 
-beta_gamma_variances
-The products whose difference is that of the variances are rounded.
--change = _minus(two_prod(c, b), words_product(_word(a), total)) / n
-+change = (c * b - a * n) / n
-test_cross.py::test_grid[float32-beta_gamma]
-
 beta_gamma_linear
 E log x is taken for that of the gamma distribution.
 -+ (c - a) * stirling_slope(n)
