@@ -45,9 +45,11 @@ def pytest_configure(config):
 @pytest.hookimpl(tryfirst=True)  # before those that are slow are left out
 def pytest_collection_modifyitems(items):
     """float64 has the formulas of float32, with constants of its own, and takes an eighth
-    of the time.
+    of the time. The examples of `cross` are in test_cross.py, too: 29 programs, 15 s.
     """
     for item in items:
+        if item.nodeid.split("::")[-1].startswith("kl_jax.parametric.cross."):
+            item.add_marker(pytest.mark.slow)
         if hasattr(item, "callspec") and item.callspec.params.get("dtype") == "float64":
             item.add_marker(pytest.mark.slow)
 

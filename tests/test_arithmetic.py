@@ -22,6 +22,22 @@ def test_products_in_two_words_are_exact(dtype):
             assert mp.mpf(x) * mp.mpf(y) == mp.mpf(h) + mp.mpf(e)
 
 
+def test_products_of_two_words(dtype):
+    """To a 2^-44 or 2^-102 of the product, as `words_product` says."""
+    rng = np.random.default_rng(13)
+    a, b = rng.normal(size=(2, 2000)).astype(dtype)
+    c, d = (rng.normal(size=(2, 2000)) * np.finfo(dtype).eps / 4).astype(dtype)
+    words = compiled(lambda *x: _arithmetic.words_product(x[:2], x[2:]))(a, a * c, b, b * d)
+    given = (a, a * c, b, b * d, *words)
+    for x, xe, y, ye, h, e in zip(*(v.tolist() for v in given), strict=True):
+        with mp.workdps(oracles.DIGITS):
+            true = (mp.mpf(x) + mp.mpf(xe)) * (mp.mpf(y) + mp.mpf(ye))
+            error = abs(mp.mpf(h) + mp.mpf(e) - true)
+            assert (
+                error <= abs(true) * mp.mpf(2) ** {"float32": -44, "float64": -102}[dtype]
+            )
+
+
 def test_sums_of_few_rows():
     """A mode before many small terms, each of which is rounded beside it in a chain: 15 ULP
     of 668 terms. Worst seen 2.

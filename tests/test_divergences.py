@@ -683,7 +683,8 @@ def test_error_and_gradients_of_the_others(name, dtype):
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        *((x, "float64") for x in ("jeffreys", "jensen_shannon 0.1", "renyi 0.5", "renyi 2")),
+        *((x, "float64") for x in ("jeffreys", "jensen_shannon 0.1", "renyi 0.5")),
+        ("renyi 2", "float64"),
         *((x, "float32") for x in ("jensen_shannon", "jensen_shannon 0.1", "skew_kl")),
     ],
 )

@@ -6,6 +6,7 @@ import inspect
 import pathlib
 import re
 
+import cross_grid
 import pytest
 import registry
 
@@ -101,6 +102,26 @@ def test_parametric_names():
             assert found == of_one
         else:
             assert found == [f"{p}_{side}" for side in "pq" for p in of_one]
+        assert "\n>>> " in inspect.getdoc(function)
+
+
+CROSS = [
+    name
+    for name, value in vars(kl_jax.parametric.cross).items()
+    if inspect.isfunction(value) and value.__module__ == "kl_jax.parametric.cross"
+]
+
+
+def test_names_of_pairs():
+    """Likewise, with the parameters of p and of q; named p_q, and there is every pair."""
+    table = kl_jax.parametric.cross.__doc__
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \|", table, re.M)
+    assert [name for name, *_ in rows] == CROSS == list(cross_grid.PAIRS)
+    for name, *sides in rows:
+        function = getattr(kl_jax.parametric.cross, name)
+        of_both = zip("pq", sides, strict=True)
+        expected = [f"{x}_{side}" for side, of_one in of_both for x in of_one.split(", ")]
+        assert list(inspect.signature(function).parameters) == expected
         assert "\n>>> " in inspect.getdoc(function)
 
 

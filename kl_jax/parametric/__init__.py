@@ -43,6 +43,8 @@ are those of x log x and of -log x.
 | `multivariate_normal_diag` | loc, scale | 1e-3 to 1e6 | 2.6 |
 | `low_rank_multivariate_normal` | loc, cov_factor, cov_diag | factors 0.1 to 30 | 16.9 |
 
+Between two families, as of a Laplace p and a normal q: `kl_jax.parametric.cross`.
+
 Shapes: parameters broadcast by NumPy's rules, as a batch of posteriors against one prior,
 and the result has the shape that they broadcast to; `dirichlet` and the multivariate
 normals use up the last axis. Matrices have equal last two axes, and broadcast before them.
@@ -72,6 +74,7 @@ continuous distributions" (2013), for most textbook forms; Banerjee, Merugu, Dhi
 Ghosh, "Clustering with Bregman divergences" (2005), for KL of exponential families.
 """
 
+from kl_jax.parametric import cross as cross
 from kl_jax.parametric.bounded import beta as beta
 from kl_jax.parametric.bounded import continuous_bernoulli as continuous_bernoulli
 from kl_jax.parametric.bounded import (

@@ -266,7 +266,7 @@ def _normalizer_series(x: Array) -> list[float]:
     return [float(b / math.factorial(2 * k)) for k, b in enumerate(numbers, start=1)]
 
 
-def _normalizer_curvature(x: Array) -> Array:
+def normalizer_curvature(x: Array) -> Array:
     small = jnp.abs(x) < 3
     square = jnp.square(jnp.where(small, x, 0))
     inside = polynomial(
@@ -278,7 +278,7 @@ def _normalizer_curvature(x: Array) -> Array:
     return jnp.where(small, inside, outside)
 
 
-def _normalizer_mean(x: Array) -> Array:
+def normalizer_mean(x: Array) -> Array:
     """f'(x) - 1 for x >= 0, f'(x) below."""
     small = jnp.abs(x) < 3
     series = x * polynomial(_normalizer_series(x), x * x)
@@ -307,7 +307,7 @@ def _normalizer_far(x: Array, y: Array, difference: Array) -> Array:
         jnp.where(z == 0, 0, log - jnp.log(size) - clamp_max(z, 0))
         for z, size, log in zip((x, y), sizes, logs, strict=True)
     ]
-    direct = (of_both[0] - of_both[1]) - _normalizer_mean(y) * difference
+    direct = (of_both[0] - of_both[1]) - normalizer_mean(y) * difference
     return jnp.where(large, exact, direct)
 
 
@@ -318,13 +318,13 @@ def _normalizer_far_slope(x: Array, y: Array, difference: Array) -> Array:
     x_large, y_large = (jnp.where(large, z, 1) for z in (x, y))
     exact = difference / x_large / y_large + (1 / expm1(x_large) - 1 / expm1(y_large))
     below = jnp.where(x < 0, -jnp.ones_like(x), 0)
-    direct = (_normalizer_mean(x) + below) - _normalizer_mean(y)
+    direct = (normalizer_mean(x) + below) - normalizer_mean(y)
     return sign * jnp.where(large, exact, direct)
 
 
 EXPONENTIAL_NORMALIZER = Convex(
     jnp.ones_like,
-    _normalizer_curvature,
+    normalizer_curvature,
     _is_within_4,
     _normalizer_far,
     _normalizer_far_slope,

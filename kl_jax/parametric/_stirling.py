@@ -90,7 +90,18 @@ def _sum_of_steps(x: Array, first: Array, steps: Array) -> Array:
     return jnp.sum(jnp.where(is_other, first[None], steps), 0)
 
 
-def _stirling_slope(x: Array) -> Array:
+def stirling(x: Array) -> Array:
+    """R(x) for x > 0. It is differentiated as it stands: the terms have one sign."""
+    inverse = reciprocal(x + _STIRLING[x.dtype][0])
+    rest = inverse * polynomial(_stirling_series(0, x.dtype), inverse * inverse)
+    s = reciprocal(2 * clamp_min(_stirling_steps(x), _STIRLING_SMALL) + 1)
+    square = s * s
+    steps = square * polynomial(_stirling_step_series(0, x.dtype), square)
+    low = clamp_max(x, _STIRLING_SMALL)
+    return rest + _sum_of_steps(x, (low + 0.5) * log1p(reciprocal(low)) - 1, steps)
+
+
+def stirling_slope(x: Array) -> Array:
     """R'(x) for x > 0."""
     inverse = reciprocal(x + _STIRLING[x.dtype][0])
     square = inverse * inverse
@@ -119,7 +130,7 @@ def _power_times_series(
     return difference * (powers * value + y**n * (x + y) * quotient)
 
 
-def _stirling_drop(derivative: int, x: Array, y: Array, added: Array) -> Array:
+def stirling_drop(derivative: int, x: Array, y: Array, added: Array) -> Array:
     """R(x) - R(y) or R'(x) - R'(y) for 0 < x <= y = x + added, to relative accuracy."""
     steps = _STIRLING[x.dtype][0]
     i, j = reciprocal(x + steps), reciprocal(y + steps)
@@ -156,12 +167,12 @@ def _stirling_curvature_drop(x: Array, y: Array, added: Array) -> Array:
 
 def _stirling_far(x: Array, y: Array, difference: Array) -> Array:
     low, high = jnp.minimum(x, y), jnp.maximum(x, y)
-    drop = _stirling_drop(0, low, high, jnp.abs(difference))
-    return jnp.where(x < y, drop, -drop) - _stirling_slope(y) * difference
+    drop = stirling_drop(0, low, high, jnp.abs(difference))
+    return jnp.where(x < y, drop, -drop) - stirling_slope(y) * difference
 
 
 def _stirling_far_slope(x: Array, y: Array, difference: Array) -> Array:
-    return _stirling_slope(x) - _stirling_slope(y)
+    return stirling_slope(x) - stirling_slope(y)
 
 
 STIRLING = Convex(
@@ -218,7 +229,7 @@ def _between(p: _Pair) -> _Between:
 def _drops(derivative: int, p: _Pair) -> tuple[Array, Array]:
     """R(x) - R(x + r) and R(y) - R(y + s), or those of R'."""
     low, added = jnp.stack([p.x, p.y]), jnp.stack([p.r, p.s])
-    drops = _stirling_drop(derivative, low, low + added, added)
+    drops = stirling_drop(derivative, low, low + added, added)
     return drops[0], drops[1]
 
 
@@ -228,7 +239,7 @@ def _added(p: _Pair) -> Array:
     terms = curvature * (e / u) * ((2 * d + e) / u) - drop * jnp.square(d / z)
     t, w = quadrature(p.y)
     values, slopes = _drops(0, p), _drops(1, p)
-    far = slopes[1] * p.difference - _stirling_slope(p.y + p.s) * p.change
+    far = slopes[1] * p.difference - stirling_slope(p.y + p.s) * p.change
     far = (values[1] - values[0]) + far
     return jnp.where(near, jnp.sum((1 - t) * w * terms, 0), far)
 
@@ -316,3 +327,32 @@ def log_gamma_bregman(x: Array, y: Array, difference: Array) -> Array:
         + itakura_saito(x, y, difference) / 2
         + bregman(STIRLING, x, y, difference)
     )
+
+
+# The negentropy of a gamma distribution of concentration x, its KL to the normal
+# distribution of its mean and variance, is
+#
+#     1 / (2 x) - R(x) + (x - 1) R'(x) = 1 / (3 x) + T(x),
+#
+# the first of which is a twelfth of the squared skewness. As a difference T loses a factor
+# of 4 x; from the bound on it is its asymptotic series, with so many pairs of terms that
+# what is left out is below 2e-8 and 5e-17 of it.
+_NEGENTROPY = {jnp.dtype("float32"): (4, 8), jnp.dtype("float64"): (8, 16)}
+
+
+def _negentropy_series(terms: int) -> list[float]:
+    """Of T, the factors of x^-2, x^-3, ..."""
+    numbers = bernoulli_numbers(terms + 1)
+    pairs = [
+        (numbers[k - 1] / (2 * k), -numbers[k] / (2 * k + 1)) for k in range(1, terms + 1)
+    ]
+    return [float(factor) for pair in pairs for factor in pair]
+
+
+def negentropy_rest(x: Array) -> Array:
+    """T(x) for x > 0."""
+    bound, terms = _NEGENTROPY[x.dtype]
+    low, inverse = clamp_max(x, bound), reciprocal(clamp_min(x, bound))
+    direct = (reciprocal(6 * low) - stirling(low)) + (low - 1) * stirling_slope(low)
+    series = inverse * inverse * polynomial(_negentropy_series(terms), inverse)
+    return jnp.where(x < bound, direct, series)

@@ -135,8 +135,14 @@ def beta(
     >>> round(beta(1.0, 2.0, 2.0, 2.0).item(), 4)
     0.4014
     """
-    a = jnp.stack([concentration1_p, concentration0_p])
-    return _dirichlet(a, jnp.stack([concentration1_q, concentration0_q]))
+    return betas(
+        *arrays(concentration1_p, concentration0_p, concentration1_q, concentration0_q)
+    )
+
+
+def betas(a: Array, b: Array, c: Array, d: Array) -> Array:
+    """`beta` of arrays."""
+    return _dirichlet(jnp.stack([a, b]), jnp.stack([c, d]))
 
 
 @closed_form(probs=open_probability)

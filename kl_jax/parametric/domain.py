@@ -83,7 +83,8 @@ def closed_form(
     """
 
     def decorate(body: Callable[P, Array]) -> Callable[P, Array]:
-        function = f"parametric.{body.__name__}"
+        module = "parametric.cross" if body.__module__.endswith(".cross") else "parametric"
+        function = f"{module}.{body.__name__}"
         signature = inspect.signature(body)
         names = list(signature.parameters)
         stems = [name.removesuffix("_p").removesuffix("_q") for name in names]

@@ -17,9 +17,10 @@ from kl_jax.parametric._stirling import log_gamma_bregman
 from kl_jax.parametric.domain import arrays, closed_form, finite, number, positive
 
 
-def _scales(p: Array, q: Array) -> Array:
-    """KL of two normal distributions of equal mean."""
-    return itakura_saito(p, q) + jnp.square(relative_difference(p, q)) / 2
+def normal_scales(p: Array, q: Array, difference: Array | None = None) -> Array:
+    """KL of two normal distributions of equal mean, with p - q given as in `log_ratio`."""
+    square = jnp.square(relative_difference(p, q, difference))
+    return itakura_saito(p, q, difference) + square / 2
 
 
 def _finite(x: Array) -> Array:
@@ -31,7 +32,7 @@ def _finite(x: Array) -> Array:
 
 def normals(m_p: Array, s_p: Array, m_q: Array, s_q: Array) -> Array:
     """`normal` of arrays."""
-    return _scales(s_p, s_q) + jnp.square(divide(m_p - m_q, s_q)) / 2
+    return normal_scales(s_p, s_q) + jnp.square(divide(m_p - m_q, s_q)) / 2
 
 
 @closed_form(loc=finite, scale=positive)
@@ -148,7 +149,7 @@ def half_normal(scale_p: ArrayLike, scale_q: ArrayLike) -> Array:
     >>> round(half_normal(1.0, 2.0).item(), 4)
     0.3181
     """
-    return _scales(*arrays(scale_p, scale_q))
+    return normal_scales(*arrays(scale_p, scale_q))
 
 
 @closed_form(loc=finite, scale=positive)
@@ -204,7 +205,7 @@ def cauchy(
 
 
 # Euler's constant: -digamma(1).
-_EULER = 0.5772156649015329
+EULER = 0.5772156649015329
 
 
 def _extreme_values(x: Array, y: Array, shift: Array) -> Array:
@@ -216,7 +217,7 @@ def _extreme_values(x: Array, y: Array, shift: Array) -> Array:
     less_1 = _finite(-relative_difference(x, y))
     ratio, one = _finite(divide(x, y)), jnp.ones_like(x)
     log_gamma = log_gamma_bregman(1 + ratio, 2 * one, less_1)
-    exponent = ((1 - _EULER) * less_1 + log_gamma) - shift
+    exponent = ((1 - EULER) * less_1 + log_gamma) - shift
     return itakura_saito(x, y) + log_gamma + phi(exponent)
 
 

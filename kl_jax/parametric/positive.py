@@ -23,7 +23,8 @@ def exponential(rate_p: ArrayLike, rate_q: ArrayLike) -> Array:
     return itakura_saito(rate_q, rate_p)
 
 
-def _gamma(a: Array, rate_p: Array, b: Array, rate_q: Array) -> Array:
+def gammas(a: Array, rate_p: Array, b: Array, rate_q: Array) -> Array:
+    """`gamma` of arrays."""
     # b and a t, t = rate_q / rate_p, in a unit in which neither they nor t overflow or
     # underflow: t alone would at rates of 1e20 and 1e-20.
     unit = lax.stop_gradient(power_of_2_near(jnp.sqrt(a) * jnp.sqrt(b)))
@@ -59,7 +60,7 @@ def gamma(
     >>> round(gamma(2.0, 1.0, 3.0, 2.0).item(), 4)
     0.1909
     """
-    return _gamma(*arrays(concentration_p, rate_p, concentration_q, rate_q))
+    return gammas(*arrays(concentration_p, rate_p, concentration_q, rate_q))
 
 
 @closed_form(concentration=positive, rate=positive)
@@ -74,7 +75,7 @@ def inverse_gamma(
     >>> round(inverse_gamma(2.0, 1.0, 3.0, 2.0).item(), 4)
     0.1909
     """
-    return _gamma(*arrays(concentration_p, rate_p, concentration_q, rate_q))
+    return gammas(*arrays(concentration_p, rate_p, concentration_q, rate_q))
 
 
 @closed_form(df=positive)

@@ -34,6 +34,7 @@ def divergences(a: Array, b: Array) -> None:
     assert_type(checked(kl_divergence)(a, logits_q=b), Array)
     assert_type(chunked(kl_divergence, 64)(a, logits_q=b), Array)
     assert_type(parametric.normal(0, 1.0, loc_q=a, scale_q=b), Array)
+    assert_type(parametric.cross.normal_laplace(0, 1.0, loc_q=a, scale_q=b), Array)
 
 
 def reductions(a: Array, b: Array, mask: Array) -> None:

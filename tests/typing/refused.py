@@ -31,6 +31,7 @@ def wrong(a: Array, b: Array, mask: Array) -> None:
     checked(kl_divergence)(a, b, msk=mask)  # pyrefly: ignore[unexpected-keyword]
     chunked(kl_divergence, "64")  # pyrefly: ignore[bad-argument-type]
     parametric.normal(0.0, 1.0, 1.0)  # pyrefly: ignore[missing-argument]
+    parametric.cross.beta_normal(1.0, 2.0, 0.5)  # pyrefly: ignore[missing-argument]
     kl_estimate(a, b, estimator="k4")  # pyrefly: ignore[bad-argument-type]
     topk_kl_divergence(a, a, b, tail="buket")  # pyrefly: ignore[bad-argument-type]
     topk_outcomes(a, a, b, tail="drop")  # pyrefly: ignore[bad-argument-type]
