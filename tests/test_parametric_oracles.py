@@ -176,13 +176,17 @@ def test_gradients_in_vectors_and_matrices_against_differences(name):
     seen = set()
     for kind, parameters in rows:
         shapes = tuple(x.shape for x in parameters)
-        if shapes in seen or kind == "equal" or shapes[0][0] > 3:
+        if shapes in seen or kind == "equal" or max(shapes)[0] > 3:
             continue
         seen.add(shapes)
 
         def value(*flat, shapes=shapes):
             remaining, arrays = iter(flat), []
-            for rows, *columns in shapes:
+            for shape in shapes:
+                if not shape:
+                    arrays.append(next(remaining))
+                    continue
+                rows, *columns = shape
                 width = math.prod(columns)
                 table = [[next(remaining) for _ in range(width)] for _ in range(rows)]
                 arrays.append(mp.matrix(table))
@@ -191,7 +195,10 @@ def test_gradients_in_vectors_and_matrices_against_differences(name):
         with mp.workdps(oracles.DIGITS):
             flat = [mp.mpf(x) for v in parameters for x in v.ravel().tolist()]
             true = oracles.differences(value, flat)
-            found = [x for v in oracles.gradient(name, parameters) for x in v]
+            slopes = oracles.gradient(name, parameters)
+            found = [x for v in slopes for x in v or [None]]
+            true = [x for x, y in zip(true, found, strict=True) if y is not None]
+            found = [x for x in found if x is not None]
             largest = max(map(abs, true))
             for x, y in zip(found, true, strict=True):
                 assert abs(x - y) <= 1e-30 * largest, (kind, x, y)

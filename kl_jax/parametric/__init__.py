@@ -80,20 +80,27 @@ from kl_jax.parametric.bounded import (
 from kl_jax.parametric.bounded import dirichlet as dirichlet
 from kl_jax.parametric.bounded import uniform as uniform
 from kl_jax.parametric.bounded import von_mises as von_mises
+from kl_jax.parametric.directional import von_mises_fisher as von_mises_fisher
 from kl_jax.parametric.discrete import bernoulli as bernoulli
 from kl_jax.parametric.discrete import bernoulli_logits as bernoulli_logits
 from kl_jax.parametric.discrete import binomial as binomial
 from kl_jax.parametric.discrete import geometric as geometric
+from kl_jax.parametric.discrete import multinomial as multinomial
+from kl_jax.parametric.discrete import negative_binomial as negative_binomial
 from kl_jax.parametric.discrete import poisson as poisson
 from kl_jax.parametric.location_scale import cauchy as cauchy
 from kl_jax.parametric.location_scale import gumbel as gumbel
 from kl_jax.parametric.location_scale import half_normal as half_normal
 from kl_jax.parametric.location_scale import laplace as laplace
 from kl_jax.parametric.location_scale import log_normal as log_normal
+from kl_jax.parametric.location_scale import logit_normal as logit_normal
 from kl_jax.parametric.location_scale import normal as normal
 from kl_jax.parametric.location_scale import normal_log_variance as normal_log_variance
 from kl_jax.parametric.location_scale import normal_standard as normal_standard
 from kl_jax.parametric.location_scale import weibull as weibull
+from kl_jax.parametric.matrices import inverse_wishart as inverse_wishart
+from kl_jax.parametric.matrices import matrix_normal as matrix_normal
+from kl_jax.parametric.matrices import wishart as wishart
 from kl_jax.parametric.multivariate import (
     low_rank_multivariate_normal as low_rank_multivariate_normal,
 )
