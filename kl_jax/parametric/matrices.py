@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax import _contracts
-from kl_jax._arithmetic import divide, jitted_custom_jvp, tangent
+from kl_jax._arithmetic import divide, jitted_custom_jvp, tangent, two_prod
 from kl_jax.elementwise import is_close, itakura_saito, log_ratio
 from kl_jax.parametric._convex import bregman
 from kl_jax.parametric._stirling import STIRLING
@@ -37,6 +39,20 @@ def _plus_scalar(x: Array, scalar: Array) -> Array:
     """x + scalar I."""
     eye = jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), x.shape)
     return x + scalar[..., None, None] * eye
+
+
+@jitted_custom_jvp
+def _less_multiple(x: Array, c: Array, y: Array) -> Array:
+    """x - c y of matrices, rounded once where they nearly agree, and a number c for each."""
+    product, error = two_prod(jnp.broadcast_to(c[..., None, None], y.shape), y)
+    return (x - product) - error
+
+
+@_less_multiple.defjvp
+def _less_multiple_jvp(primals, tangents):
+    (_, c, y), (dx, dc, dy) = primals, tangents
+    changes = dc[..., None, None] * y + c[..., None, None] * dy
+    return _less_multiple(*primals), dx - changes
 
 
 # --- Wishart --------------------------------------------------------------------------
@@ -164,7 +180,7 @@ def inverse_wishart(
     >>> import jax.numpy as jnp
     >>> eye = jnp.eye(2)
     >>> round(inverse_wishart(3.0, eye, 4.0, 2 * eye).item(), 4)
-    2.5686
+    3.7252
     """
     a, factor_p, b, factor_q = arrays(df_p, scale_tril_p, df_q, scale_tril_q)
     return _wishart(a, factor_q, b, factor_p)
@@ -173,17 +189,29 @@ def inverse_wishart(
 # --- matrix normal --------------------------------------------------------------------
 
 
-def _of_one_side(factor_p: Array, factor_q: Array) -> tuple[Array, ...]:
-    """Of R = L_q^-1 L_p: the mean c of its diagonal and c - 1, |R / c - I|^2, and the sum
-    of S over the diagonal of R / c.
+class _Side(NamedTuple):
+    """Of R = L_q^-1 L_p, of rows or columns."""
+
+    mean: Array  # c, that of its diagonal
+    unit: Array  # c rounded, a constant
+    excess: Array  # c / unit - 1
+    squares: Array  # |R / c - I|^2
+    logs: Array  # the sum of S over the diagonal of R / c
+
+
+def _side(factor_p: Array, factor_q: Array) -> _Side:
+    """By L_p - c L_q: the rows of p may be twice those of q, and the columns half of them,
+    and L_p - L_q has not the digits of what else differs by 1e-6.
     """
-    n = _solved(factor_q, factor_p - factor_q)
     ratio = divide(_diagonal(factor_p), _diagonal(factor_q))
-    mean, less_1 = jnp.mean(ratio, -1), jnp.mean(_diagonal(n), -1)
-    squares = _sum_of_squares(_plus_scalar(n, -less_1)) / jnp.square(mean)
+    mean = jnp.mean(ratio, -1)
+    unit = lax.stop_gradient(mean)
+    n = _solved(factor_q, _less_multiple(factor_p, unit, factor_q))
+    less_unit = jnp.mean(_diagonal(n), -1)
+    squares = _sum_of_squares(_plus_scalar(n, -less_unit)) / jnp.square(mean)
     means = jnp.broadcast_to(mean[..., None], ratio.shape)
-    logs = itakura_saito(ratio, means, _diagonal(n) - less_1[..., None])
-    return mean, less_1, squares, jnp.sum(logs, -1)
+    logs = itakura_saito(ratio, means, _diagonal(n) - less_unit[..., None])
+    return _Side(mean, unit, less_unit / unit, squares, jnp.sum(logs, -1))
 
 
 @closed_form(
@@ -220,12 +248,13 @@ def matrix_normal(
     loc_q, row_q, column_q = arrays(loc_q, scale_tril_row_q, scale_tril_column_q)
     row_p, column_p, row_q, column_q = map(jnp.tril, (row_p, column_p, row_q, column_q))
     n, m = loc_p.shape[-2:]
-    c, c_less_1, row_squares, row_logs = _of_one_side(row_p, row_q)
-    e, e_less_1, column_squares, column_logs = _of_one_side(column_p, column_q)
-    g, g_less_1 = c * e, c_less_1 + e_less_1 + c_less_1 * e_less_1
+    row, column = _side(row_p, row_q), _side(column_p, column_q)
+    g, (product, error) = row.mean * column.mean, two_prod(row.unit, column.unit)
+    excess = row.excess + column.excess + row.excess * column.excess
+    g_less_1 = ((product - 1) + error) + product * excess
     turned = jnp.swapaxes(_solved(row_q, loc_p - loc_q), -2, -1)
-    squares = m * row_squares + n * column_squares + row_squares * column_squares
+    squares = m * row.squares + n * column.squares + row.squares * column.squares
     squares = n * m * jnp.square(g_less_1) + jnp.square(g) * squares
     value = (squares + _sum_of_squares(_solved(column_q, turned))) / 2
     logs = n * m * itakura_saito(g, jnp.ones_like(g), g_less_1)
-    return value + (logs + m * row_logs + n * column_logs)
+    return value + (logs + m * row.logs + n * column.logs)
