@@ -518,8 +518,7 @@ def directions(apart, rng):
                 y = turned(rng, x, by * rng.uniform(0.5, 1) * min(1, k**-0.5))
                 j = k * math.exp(sign(rng) * by * rng.uniform(0.5, 1))
                 yield f"apart {by}", (x, k, y, j)
-                yield "one concentration", (x, k, y, k)
-                yield "one direction", (x, k, x, j)
+                yield "one of two", (x, k, *((y, k) if rng.random() < 0.5 else (x, j)))
             yield "opposite", (x, k, -x, uniform(rng, low, high))
             yield "one direction", (x, k, x, uniform(rng, low, high))
             x, y = rng.normal(size=(2, size))
@@ -527,8 +526,8 @@ def directions(apart, rng):
 
 
 def scatters(apart, rng):
-    for size, condition in ((2, 1), (2, 10), (4, 10)):
-        root = factor(rng, size, condition)
+    for size in (3, 2):
+        root = factor(rng, size, 10)
         for low, high in ((1e-2, 1), (1, 1e2), (1e2, 1e4)):
             df = size - 1 + uniform(rng, low, high)
             yield "equal", (df, root, df, root)
@@ -536,11 +535,12 @@ def scatters(apart, rng):
                 other = size - 1 + (df - size + 1) * math.exp(sign(rng) * by)
                 tilt = tilted(rng, root, by)
                 yield f"apart {by}", (df, root, other, tilt)
-                yield "one scale", (df, root, other, root)
-                yield "one df", (df, root, df, tilt)
-                yield "one mean", (df, root, other, root * math.sqrt(df / other))
-            q = size - 1 + uniform(rng, 1e-2, 1e2), factor(rng, size, condition)
-            yield "everyday", (df, root, *q)
+                one_mean = other, root * math.sqrt(df / other)
+                some = (other, root), (df, tilt), one_mean
+                yield "one of two, or one mean", (df, root, *some[rng.integers(3)])
+            for _ in range(2):
+                q = size - 1 + uniform(rng, 1e-2, 1e2), factor(rng, size, 10)
+                yield "everyday", (df, root, *q)
 
 
 def tables(apart, rng):
@@ -552,10 +552,8 @@ def tables(apart, rng):
             shift = by * row @ rng.normal(size=(n, m)) @ column.T
             rows, columns = tilted(rng, row, by), tilted(rng, column, by)
             yield f"apart {by}", (loc, row, column, loc + shift, rows, columns)
-            yield "one location", (loc, row, column, loc, rows, columns)
             yield "one row factor", (loc, row, column, loc, row, columns)
-            yield "one column factor", (loc, row, column, loc, rows, column)
-            yield "one scale", (loc, row, column, loc + shift, 2 * row, column / 2)
+            yield "one scale", (loc, row, column, loc + shift, 3 * row, column / 3)
             yield "traded", (loc, row, column, loc, 2 * rows, column / 2)
         q = factor(rng, n, 10 if n > 1 else 1), factor(rng, m, 10)
         yield "everyday", (loc, row, column, rng.normal(size=(n, m)), *q)

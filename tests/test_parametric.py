@@ -52,7 +52,8 @@ ROWS = 1024
 # bernoulli, normal, gamma, gumbel, continuous_bernoulli or beta.
 IN_FLOAT32_ALONE = ("binomial", "geometric", "log_normal", "half_normal", "inverse_gamma")
 IN_FLOAT32_ALONE += ("chi2", "weibull", "continuous_bernoulli_logits", "dirichlet")
-IN_FLOAT32_ALONE += ("multivariate_normal_diag",)
+IN_FLOAT32_ALONE += ("multivariate_normal_diag", "negative_binomial", "logit_normal")
+IN_FLOAT32_ALONE += ("inverse_wishart",)
 
 
 def with_dtypes(names):
