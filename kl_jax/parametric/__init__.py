@@ -17,12 +17,15 @@ are those of x log x and of -log x.
 | `bernoulli` | probs | 1e-7 to 1 - 1e-7 | 1.4 |
 | `bernoulli_logits` | logits | -1e3 to 1e3 | 4.4 |
 | `binomial` | total_count, probs | probs 1e-7 to 1 - 1e-7, counts to 1e6 | 1.9 |
+| `negative_binomial` | total_count, probs | probs 1e-7 to 1 - 1e-7, counts to 1e6 | ?? |
+| `multinomial` | total_count, probs | masses 1e-7 to 1, counts to 1e6 | ?? |
 | `geometric` | probs | 1e-7 to 1 - 1e-7 | 1.8 |
 | `poisson` | rate | 1e-3 to 1e6 | 1.5 |
 | `normal` | loc, scale | 1e-3 to 1e6 | 2.7 |
 | `normal_standard` | mean, log_variance | log_variance -80 to 80 | 1.1 |
 | `normal_log_variance` | mean, log_variance | log_variance -300 to 300 | 2.5 |
 | `log_normal` | loc, scale | 1e-3 to 1e6 | 2.5 |
+| `logit_normal` | loc, scale | 1e-3 to 1e6 | ?? |
 | `half_normal` | scale | 1e-3 to 1e6 | 2.4 |
 | `laplace` | loc, scale | 1e-3 to 1e6 | 2.0 |
 | `cauchy` | loc, scale | 1e-3 to 1e6 | 1.5 |
@@ -39,13 +42,18 @@ are those of x log x and of -log x.
 | `continuous_bernoulli` | probs | 1e-7 to 1 - 1e-7 | 4.8 |
 | `continuous_bernoulli_logits` | logits | -1e5 to 1e3 | 4.4 |
 | `von_mises` | loc, concentration | 1e-3 to 1e6 | 6.1 |
+| `von_mises_fisher` | mean_direction, concentration | 1e-3 to 1e6 | ?? |
+| `wishart` | df, scale_tril | df - d + 1 1e-2 to 1e4, condition number 10 | ?? |
+| `inverse_wishart` | df, scale_tril | df - d + 1 1e-2 to 1e4, condition number 10 | ?? |
+| `matrix_normal` | loc, scale_tril_row, scale_tril_column | condition number to 10 | ?? |
 | `multivariate_normal` | loc, scale_tril | condition number to 30 | 3.7 |
 | `multivariate_normal_diag` | loc, scale | 1e-3 to 1e6 | 2.6 |
 | `low_rank_multivariate_normal` | loc, cov_factor, cov_diag | factors 0.1 to 30 | 16.9 |
 
 Shapes: parameters broadcast by NumPy's rules, as a batch of posteriors against one prior,
-and the result has the shape that they broadcast to; `dirichlet` and the multivariate
-normals use up the last axis. Matrices have equal last two axes, and broadcast before them.
+and the result has the shape that they broadcast to. Vectors, of `dirichlet`, `multinomial`,
+`von_mises_fisher` and the multivariate normals, use up the last axis. Matrices have equal
+last two axes, and broadcast before them, as do numbers beside vectors or matrices.
 Dtypes: float64 if a parameter is, else float32, also for integers. Shapes that do not fit
 are a `ValueError` and other dtypes a `TypeError` that name the function and the parameter.
 
