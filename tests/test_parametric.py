@@ -721,15 +721,8 @@ def test_vectors_that_are_no_distribution_give_nan():
             (
                 "matrix_normal",
                 (
-                    (
-                        np.ones((2, 3)),
-                        np.diag(bad),
-                        np.eye(3),
-                        np.ones((2, 3)),
-                        eye,
-                        np.eye(3),
-                    ),
-                    (np.ones((2, 3)), eye, np.eye(3), np.full((2, 3), NAN), eye, np.eye(3)),
+                    (table, np.diag(bad), np.eye(3), table, eye, np.eye(3)),
+                    (table, eye, np.eye(3), NAN * table, eye, np.eye(3)),
                 ),
             ),
             (

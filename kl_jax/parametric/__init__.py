@@ -75,6 +75,16 @@ Error: relative at most 1e-6 in float32 and 1e-14 in float64 over the ranges of 
   ULP: the worst of the float32 pairs of benchmarks/results/parametric.md; there are
   torch.distributions, TensorFlow Probability and NumPyro, too.
 
+Student's t has no closed form, nor has a Kumaraswamy distribution against another whose
+two parameters differ. In one dimension there is quadrature:
+
+>>> import jax.numpy as jnp
+>>> from jax.scipy.stats import t
+>>> from kl_jax import kl_from_densities
+>>> log_p, log_q = lambda x: t.logpdf(x, 5.0), lambda x: t.logpdf(x, 3.0, 0.5, 2.0)
+>>> print(round(kl_from_densities(log_p, log_q, -jnp.inf, jnp.inf).item(), 4))
+0.3164
+
 Source: Gil, Alajaji and Linder, "Renyi divergence measures for commonly used univariate
 continuous distributions" (2013), for most textbook forms; Banerjee, Merugu, Dhillon and
 Ghosh, "Clustering with Bregman divergences" (2005), for KL of exponential families.
