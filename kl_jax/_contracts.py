@@ -174,9 +174,8 @@ def matrices_and_vectors(
 
 
 def events(**shapes: str) -> Callable[..., list[Array]]:
-    """A contract as `parameters`, of numbers, vectors and matrices, whose batch axes
-    broadcast. By the name of a parameter without _p or _q: a letter for each of its last
-    axes, of which one letter is one length.
+    """A contract as `parameters`, of numbers, vectors and matrices with batch axes. By the
+    name of a parameter without _p or _q: letters for its last axes, one letter one length.
     """
 
     def parameters(function: str, **arguments: Any) -> list[Array]:

@@ -75,8 +75,8 @@ Error: relative at most 1e-6 in float32 and 1e-14 in float64 over the ranges of 
   ULP: the worst of the float32 pairs of benchmarks/results/parametric.md; there are
   torch.distributions, TensorFlow Probability and NumPyro, too.
 
-Student's t has no closed form, nor has a Kumaraswamy distribution against another whose
-two parameters differ. In one dimension there is quadrature:
+Student's t has no closed form, nor have two Kumaraswamy distributions of different a (of
+one a they are `exponential` in b). In one dimension there is quadrature:
 
 >>> import jax.numpy as jnp
 >>> from jax.scipy.stats import t
