@@ -36,6 +36,7 @@ GRADIENT_BOUND["multivariate_normal"] = {"float32": 2.6e-4, "float64": 3e-12}
 # For factors of one size against independent ones.
 BOUND["low_rank_multivariate_normal"] = {"float32": 5e-6, "float64": 2e-14}
 GRADIENT_BOUND["low_rank_multivariate_normal"] = {"float32": 1e-5, "float64": 5e-14}
+GRADIENT_BOUND["matrix_normal"] = {"float32": 5e-6, "float64": 1e-14}  # 2.4e-6 seen
 SECOND_BOUND = {"float32": 1e-4, "float64": 1e-12}
 FLAT_BOUND = {name: {"float32": 0.0, "float64": 0.0} for name in NAMES}
 FLAT_BOUND["multivariate_normal"] = SECOND_BOUND

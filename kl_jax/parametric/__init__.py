@@ -42,10 +42,10 @@ are those of x log x and of -log x.
 | `continuous_bernoulli` | probs | 1e-7 to 1 - 1e-7 | 4.8 |
 | `continuous_bernoulli_logits` | logits | -1e5 to 1e3 | 4.4 |
 | `von_mises` | loc, concentration | 1e-3 to 1e6 | 6.1 |
-| `von_mises_fisher` | mean_direction, concentration | 1e-3 to 1e6 | ?? |
-| `wishart` | df, scale_tril | df - d + 1 1e-2 to 1e4, condition number 10 | ?? |
-| `inverse_wishart` | df, scale_tril | df - d + 1 1e-2 to 1e4, condition number 10 | ?? |
-| `matrix_normal` | loc, scale_tril_row, scale_tril_column | condition number to 10 | ?? |
+| `von_mises_fisher` | mean_direction, concentration | 1e-3 to 1e6 | 2.6 |
+| `wishart` | df, scale_tril | df - d + 1 1e-2 to 1e4, condition number 10 | 4.0 |
+| `inverse_wishart` | df, scale_tril | df - d + 1 1e-2 to 1e4, condition number 10 | 2.9 |
+| `matrix_normal` | loc, scale_tril_row, scale_tril_column | condition number to 10 | 4.8 |
 | `multivariate_normal` | loc, scale_tril | condition number to 30 | 3.7 |
 | `multivariate_normal_diag` | loc, scale | 1e-3 to 1e6 | 2.6 |
 | `low_rank_multivariate_normal` | loc, cov_factor, cov_diag | factors 0.1 to 30 | 16.9 |
