@@ -1582,12 +1582,6 @@ Any positive number of degrees of freedom is accepted.
 +(df > 0) & (df < jnp.inf)
 test_parametric.py::test_vectors_that_are_no_distribution_give_nan
 
-members
-The mathematics gets degrees of freedom outside the domain.
--_MEMBERS: dict[Domain, float] = {degrees_of_freedom: 2.0**20}
-+_MEMBERS: dict[Domain, float] = {}
-test_parametric.py::test_vectors_that_are_no_distribution_give_nan
-
 positive_is_not_0
 A scale or rate of 0 is accepted.
 -positive = _domain(lambda x: x > 0, "be > 0")
