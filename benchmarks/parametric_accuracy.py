@@ -2,6 +2,7 @@
 
     python benchmarks/parametric_accuracy.py          writes results/parametric.md
     python benchmarks/parametric_accuracy.py --quick  fewer points, float32, prints only
+    python benchmarks/parametric_accuracy.py --families beta gamma   these rows, prints only
 
 Needs the `test` extra; torch, numpyro and tfp-nightly are measured where installed.
 About 5 minutes of one processor, --quick one.
@@ -35,7 +36,8 @@ ILL = "condition number 1e3, differ by 1 to 1e-3"
 
 # Of a concentration, rate or number of trials.
 SIZED = ("binomial", "poisson", "gamma", "inverse_gamma", "chi2", "weibull", "pareto")
-SIZED += ("beta", "dirichlet", "von_mises")
+SIZED += ("beta", "dirichlet", "von_mises", "von_mises_fisher", "wishart")
+SIZED += ("inverse_wishart",)
 
 SUMMARY = ("beta", "dirichlet", "gamma", "normal", "von_mises")
 
@@ -120,7 +122,55 @@ def low_rank(kind, by, rng):
     return loc, columns, diag, *q
 
 
+def outcomes(kind, by, rng):
+    size = rng.choice((2, 10, 100))
+    count = float(rng.choice((1, 10, 1000)))
+    p, other = grid.uniform(rng, 1e-4, 1, (2, size))
+    q = other if kind == EVERYDAY else p * np.exp(by * rng.uniform(-1, 1, size))
+    return count, p / p.sum(), count, q / q.sum()
+
+
+def on_a_sphere(kind, by, rng):
+    size = rng.choice((3, 10, 100))
+    low, high = (1e4, 1e6) if kind == LARGE else grid.EVERYDAY
+    (x, y), k = rng.normal(size=(2, size)), grid.uniform(rng, low, high)
+    x, y = x / np.linalg.norm(x), y / np.linalg.norm(y)
+    if kind == EVERYDAY:
+        return x, k, y, grid.uniform(rng, low, high)
+    y = grid.turned(rng, x, by * min(1, k**-0.5))
+    return x, k, y, k * np.exp(by * rng.uniform(-1, 1))
+
+
+def scatter(kind, by, rng):
+    size = rng.choice((2, 4))
+    low, high = (1e4, 1e6) if kind == LARGE else grid.EVERYDAY
+    root, excess = grid.factor(rng, size, 10), grid.uniform(rng, low, high)
+    df = size - 1 + excess
+    if kind == EVERYDAY:
+        other = grid.factor(rng, size, 10)
+        return df, root, size - 1 + grid.uniform(rng, low, high), other
+    other = size - 1 + excess * np.exp(by * rng.uniform(-1, 1))
+    return df, root, other, grid.tilted(rng, root, by)
+
+
+def table_of_numbers(kind, by, rng):
+    n, m = ((2, 3), (1, 4))[rng.integers(2)]
+    row, column = grid.factor(rng, n, 10 if n > 1 else 1), grid.factor(rng, m, 10)
+    noise = row @ rng.normal(size=(n, m)) @ column.T
+    if kind == EVERYDAY:
+        q = grid.factor(rng, n, 10 if n > 1 else 1), grid.factor(rng, m, 10)
+        return np.zeros((n, m)), row, column, noise, *q
+    loc = row @ rng.normal(size=(n, m)) @ column.T
+    q = grid.tilted(rng, row, by), grid.tilted(rng, column, by)
+    return loc, row, column, loc + by * noise, *q
+
+
 VECTORS = {
+    "multinomial": outcomes,
+    "von_mises_fisher": on_a_sphere,
+    "wishart": scatter,
+    "inverse_wishart": scatter,
+    "matrix_normal": table_of_numbers,
     "dirichlet": entries,
     "multivariate_normal": full,
     "multivariate_normal_diag": diagonal,
@@ -344,12 +394,12 @@ def cell(worst):
     return "-" if worst is None else worst.cell(in_ulps)
 
 
-def table(dtype, count, totals):
+def table(dtype, count, totals, names):
     libraries = columns()
     heads = [*libraries, "kl_jax, gradient"]
     yield f"| {dtype} | p and q | " + " | ".join(heads) + " |"
     yield "|---|---|" + "---|" * len(heads)
-    for name in grid.NAMES:
+    for name in names:
         if not hasattr(parametric, name):
             print(f"NOT MEASURED: {name}", file=sys.stderr)
         for kind, rows in classes(name, dtype, count):
@@ -378,7 +428,7 @@ def summary(dtype, totals):
         yield f"| {label} | " + " | ".join(cells) + " |"
 
 
-def report(quick):
+def report(quick, names):
     packages = ["jax", "jaxlib", "numpy", "scipy", "mpmath", "torch", "tfp-nightly"]
     count = 20 if quick else 100
     yield "# Worst error in ULP of closed forms (and the number of negative results)"
@@ -395,17 +445,21 @@ def report(quick):
         totals = {}
         with jax.enable_x64(dtype == "float64"):
             yield ""
-            yield from table(dtype, count, totals)
-            yield ""
-            yield from summary(dtype, totals)
+            yield from table(dtype, count, totals, names)
+            if names == grid.NAMES:
+                yield ""
+                yield from summary(dtype, totals)
         differentiated.cache_clear()
 
 
 def main():
-    quick = machine.options(__doc__).parse_args().quick
+    parser = machine.options(__doc__)
+    parser.add_argument("--families", nargs="+", choices=grid.NAMES, default=grid.NAMES)
+    options = parser.parse_args()
+    quick, names = options.quick, tuple(options.families)
     warnings.simplefilter("ignore")
-    text = machine.printed(report(quick))
-    if not quick:
+    text = machine.printed(report(quick, names))
+    if not quick and names == grid.NAMES:
         (RESULTS / "parametric.md").write_text(text)
 
 

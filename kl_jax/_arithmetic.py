@@ -202,3 +202,12 @@ def power_of_2_near(x: Array) -> Array:
     # Of all zeros it would be 0, and 0 / 0 nan: any unit serves them. Beyond the upper end
     # its reciprocal would be flushed to 0.
     return jnp.clip(power, float(info.tiny), 2.0 ** (info.maxexp - 2))
+
+
+def in_units_of_rows(x: Array) -> Array:
+    """`x` over a power of two near the largest size in its row, of the last axis: products
+    and squares of two neither overflow nor underflow.
+    """
+    largest = jnp.max(jnp.abs(x), -1, keepdims=True)
+    unit = jnp.broadcast_to(power_of_2_near(largest), x.shape)
+    return divide(x, jax.lax.stop_gradient(unit))

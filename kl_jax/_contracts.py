@@ -173,6 +173,45 @@ def matrices_and_vectors(
     }
 
 
+def events(**shapes: str) -> Callable[..., list[Array]]:
+    """A contract as `parameters`, of numbers, vectors and matrices with batch axes. By the
+    name of a parameter without _p or _q: letters for its last axes, one letter one length.
+    """
+
+    def parameters(function: str, **arguments: Any) -> list[Array]:
+        arrays = numbers(function, **arguments)
+        lengths: dict[str, int] = {}
+        batches, wanted = {}, []
+        for name, array in zip(arguments, arrays, strict=True):
+            letters = shapes[name.removesuffix("_p").removesuffix("_q")]
+            batch = max(array.ndim - len(letters), 0)
+            for letter, length in zip(letters, array.shape[batch:], strict=False):
+                lengths.setdefault(letter, length)
+            wanted.append(tuple(lengths.get(letter, 1) for letter in letters))
+            if array.shape[batch:] != wanted[-1] or 0 in wanted[-1]:
+                known = [f"{x} = {n or 'at least 1'}" for x, n in lengths.items()]
+                raise ValueError(
+                    f"{function}: {name} must have shape [..., {', '.join(letters)}], with "
+                    f"{', '.join(known) or 'axes of any length'}, found {array.shape}."
+                )
+            batches[name] = array.shape[:batch]
+        batch = _broadcast_shape(function, "batch axes", batches)
+        return [
+            jnp.broadcast_to(x, (*batch, *event))
+            for x, event in zip(arrays, wanted, strict=True)
+        ]
+
+    return parameters
+
+
+def at_least_2(function: str, name: str, array: Array) -> None:
+    """Entries along the last axis."""
+    if array.shape[-1] < 2:
+        raise ValueError(
+            f"{function}: {name} must have at least 2 entries, found {array.shape}."
+        )
+
+
 def samples(function: str, k: int, **arguments: Array) -> None:
     """Two matrices [samples, dimensions] with k neighbours for each sample of the first."""
     (first, x), (second, y) = arguments.items()

@@ -17,15 +17,18 @@ def is_spread(x: Array) -> bool:
     return any(size > 1 and kind != AxisType.Manual for size, kind in kinds)
 
 
-def auto_sharded(fun: Callable[..., Any], rows: Array) -> Callable[..., Any]:
-    """`fun`, whose results have the axes of `rows` before the last, and whole rows if they
-    have more. On an Explicit mesh, where JAX refuses to index a sharded axis, XLA finds the
-    shardings inside `fun`.
+def auto_sharded(
+    fun: Callable[..., Any], rows: Array, event_axes: int = 1
+) -> Callable[..., Any]:
+    """`fun`, whose results have the axes of `rows` before the last, or before the last
+    `event_axes`, and whole rows if they have more. On an Explicit mesh, where JAX refuses
+    to index a sharded axis, XLA finds the shardings inside `fun`.
     """
     sharding = jax.typeof(rows).sharding
     if AxisType.Explicit not in sharding.mesh.axis_types:
         return fun
-    out = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:-1]))
+    spec = sharding.spec[: rows.ndim - event_axes]
+    out = NamedSharding(sharding.mesh, PartitionSpec(*spec))
     return jax.sharding.auto_axes(fun, out_sharding=out)
 
 

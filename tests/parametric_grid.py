@@ -9,12 +9,15 @@ PARAMETERS = {
     "bernoulli": ("probability",),
     "bernoulli_logits": ("logit",),
     "binomial": ("count", "probability"),
+    "negative_binomial": ("count", "probability"),
+    "multinomial": ("count", "vector"),
     "geometric": ("probability",),
     "poisson": ("positive",),
     "normal": ("loc", "positive"),
     "normal_standard": (),
     "normal_log_variance": ("mean", "log variance"),
     "log_normal": ("loc", "positive"),
+    "logit_normal": ("loc", "positive"),
     "half_normal": ("positive",),
     "laplace": ("loc", "positive"),
     "cauchy": ("loc", "positive"),
@@ -30,6 +33,10 @@ PARAMETERS = {
     "continuous_bernoulli": ("probability",),
     "continuous_bernoulli_logits": ("logit",),
     "von_mises": ("angle", "positive"),
+    "von_mises_fisher": ("vector", "positive"),
+    "wishart": ("positive", "vector"),
+    "inverse_wishart": ("positive", "vector"),
+    "matrix_normal": ("vector", "vector", "vector"),
     "uniform": ("interval", "interval"),
     "multivariate_normal": ("vector", "vector"),
     "multivariate_normal_diag": ("vector", "vector"),
@@ -322,10 +329,12 @@ EXTRA = {
     "bernoulli": probabilities,
     "bernoulli_logits": logits,
     "binomial": counted,
+    "negative_binomial": counted,
     "geometric": probabilities,
     "normal": locations,
     "normal_log_variance": log_variances,
     "log_normal": locations,
+    "logit_normal": locations,
     "laplace": locations,
     "cauchy": locations,
     "gumbel": locations_of_gumbel,
@@ -475,7 +484,87 @@ def low_rank(apart, rng):
                 yield f"permuted, apart {by}", (*tight, loc, -z[:, order], tight[2])
 
 
+def masses(apart, rng):
+    """With a count: probabilities, whose sums are rounded, and other masses."""
+    for size in (3, 2):
+        for low in (1e-7, 1e-2):
+            p = uniform(rng, low, 1, size)
+            yield "equal", (7.0, p, 7.0, p)
+            for by in apart:
+                count = float(rng.choice((1, 2, 10, 1000, 10**6)))
+                p = uniform(rng, low, 1, size)
+                q = p * np.exp(by * rng.uniform(-1, 1, size))
+                yield f"apart {by}", (count, p / p.sum(), count, q / q.sum())
+                yield f"apart {by}", (count, p, count, 3 * q)
+                yield "one entry", (count, p, count, p * (1 + by * (np.arange(size) == 0)))
+            for _ in range(3):
+                yield "everyday", (count, p, count, uniform(rng, low, 1, size))
+
+
+def turned(rng, x, by):
+    """A direction at an angle of about `by` to x."""
+    y = rng.normal(size=len(x))
+    y -= (x @ y) / (x @ x) * x
+    return x * math.cos(by) + y / np.linalg.norm(y) * np.linalg.norm(x) * math.sin(by)
+
+
+def directions(apart, rng):
+    for size in (3, 10):
+        for low, high in (*RANGES, (RANGES[0][0], RANGES[-1][1])):
+            x, k = rng.normal(size=size), uniform(rng, low, high)
+            x /= np.linalg.norm(x)
+            yield "equal", (x, k, x, k)
+            for by in apart:
+                y = turned(rng, x, by * rng.uniform(0.5, 1) * min(1, k**-0.5))
+                j = k * math.exp(sign(rng) * by * rng.uniform(0.5, 1))
+                yield f"apart {by}", (x, k, y, j)
+                yield "one of two", (x, k, *((y, k) if rng.random() < 0.5 else (x, j)))
+            yield "opposite", (x, k, -x, uniform(rng, low, high))
+            yield "one direction", (x, k, x, uniform(rng, low, high))
+            x, y = rng.normal(size=(2, size))
+            yield "everyday", (x, uniform(rng, low, high), y, uniform(rng, low, high))
+
+
+def scatters(apart, rng):
+    for size in (3, 2):
+        root = factor(rng, size, 10)
+        for low, high in ((1e-2, 1), (1, 1e2), (1e2, 1e4)):
+            df = size - 1 + uniform(rng, low, high)
+            yield "equal", (df, root, df, root)
+            for by in apart:
+                other = size - 1 + (df - size + 1) * math.exp(sign(rng) * by)
+                tilt = tilted(rng, root, by)
+                yield f"apart {by}", (df, root, other, tilt)
+                one_mean = other, root * math.sqrt(df / other)
+                some = (other, root), (df, tilt), one_mean
+                yield "one of two, or one mean", (df, root, *some[rng.integers(3)])
+            for _ in range(2):
+                q = size - 1 + uniform(rng, 1e-2, 1e2), factor(rng, size, 10)
+                yield "everyday", (df, root, *q)
+
+
+def tables(apart, rng):
+    for n, m in ((2, 3), (1, 2)):
+        row, column = factor(rng, n, 10 if n > 1 else 1), factor(rng, m, 10)
+        loc = row @ rng.normal(size=(n, m)) @ column.T
+        yield "equal", (loc, row, column, loc, row, column)
+        for by in apart:
+            shift = by * row @ rng.normal(size=(n, m)) @ column.T
+            rows, columns = tilted(rng, row, by), tilted(rng, column, by)
+            yield f"apart {by}", (loc, row, column, loc + shift, rows, columns)
+            yield "one row factor", (loc, row, column, loc, row, columns)
+            yield "one scale", (loc, row, column, loc + shift, 3 * row, column / 3)
+            yield "traded", (loc, row, column, loc, 2 * rows, column / 2)
+        q = factor(rng, n, 10 if n > 1 else 1), factor(rng, m, 10)
+        yield "everyday", (loc, row, column, rng.normal(size=(n, m)), *q)
+
+
 VECTORS = {
+    "multinomial": masses,
+    "von_mises_fisher": directions,
+    "wishart": scatters,
+    "inverse_wishart": scatters,
+    "matrix_normal": tables,
     "dirichlet": concentrations,
     "multivariate_normal": multivariate,
     "multivariate_normal_diag": diagonal,
@@ -497,6 +586,17 @@ def units(name, parameters):
         return [x[1] - x[0]] * 4
     if name == "multivariate_normal":
         return [np.abs(x[1]).max()] * 4
+    if name == "multinomial":
+        return [np.ones(()), x[1], np.ones(()), x[3]]
+    if name == "von_mises_fisher":
+        step = np.minimum(1, x[1] ** -0.5)
+        return [step * np.linalg.norm(x[0]), x[1], step * np.linalg.norm(x[2]), x[3]]
+    if name.endswith("wishart"):
+        return [x[0], np.abs(x[1]).max(), x[2], np.abs(x[3]).max()]
+    if name == "matrix_normal":
+        scales = [np.abs(v).max() for v in x]
+        of_one = [[scales[i] * scales[i + 1], *scales[i : i + 2]] for i in (1, 4)]
+        return of_one[0] + of_one[1]
     if name == "low_rank_multivariate_normal":
         scale = np.sqrt(((x[1] ** 2).sum(-1) + x[2]).max())
         return [scale, scale, x[2], scale, scale, x[5]]

@@ -61,6 +61,19 @@ def binomial(count_p, p, count_q, q):
     return count_p * bernoulli(p, q)
 
 
+def negative_binomial(count_p, p, count_q, q):
+    """Successes before `count` failures, of which count p / (1 - p) are expected."""
+    assert count_p == count_q
+    return count_p * (mp.log((1 - p) / (1 - q)) + p / (1 - p) * mp.log(p / q))
+
+
+def multinomial(count, p, _, q):
+    """Of masses; outcomes of independent trials."""
+    total_p, total_q = mp.fsum(p), mp.fsum(q)
+    pairs = [(x / total_p, y / total_q) for x, y in zip(p, q, strict=True)]
+    return count * mp.fsum(x * mp.log(x / y) for x, y in pairs)
+
+
 def geometric(p, q):
     """Failures before a success, of which (1 - p) / p are expected."""
     return mp.log(p / q) + (1 - p) / p * mp.log((1 - p) / (1 - q))
@@ -194,6 +207,14 @@ def von_mises(loc_p, k, loc_q, m):
     return mp.log(bessel(0, m) / bessel(0, k)) + mean * (k - m * mp.cos(loc_p - loc_q))
 
 
+def von_mises_fisher(x, k, y, j):
+    """Mean directions x and y, of any length, and concentrations."""
+    v = mp.mpf(len(x)) / 2 - 1
+    cos = mp.fdot(x, y) / mp.sqrt(mp.fdot(x, x) * mp.fdot(y, y))
+    norms = mp.log(bessel(v, j) / bessel(v, k)) - v * mp.log(j / k)
+    return norms + bessel(v + 1, k) / bessel(v, k) * (k - j * cos)
+
+
 # --- multivariate normal -------------------------------------------------------------
 
 
@@ -239,6 +260,50 @@ def low_rank_multivariate_normal(loc_p, factor_p, diag_p, loc_q, factor_q, diag_
     return gaussian(loc_p, cov_p, loc_q, cov_q)
 
 
+# --- matrices -------------------------------------------------------------------------
+
+
+def of_wisharts(df_p, scale_p, df_q, scale_q):
+    """Of two scale matrices."""
+    d, ratio = scale_p.rows, scale_q**-1 * scale_p
+    trace = mp.fsum(ratio[i, i] for i in range(d))
+    scales = df_p * (trace - d) - df_q * mp.log(mp.det(ratio))
+    gammas = [
+        loggamma((df_q - i) / 2)
+        - loggamma((df_p - i) / 2)
+        + (df_p - df_q) / 2 * digamma((df_p - i) / 2)
+        for i in range(d)
+    ]
+    return scales / 2 + mp.fsum(gammas)
+
+
+def wishart(df_p, tril_p, df_q, tril_q):
+    p, q = lower(tril_p), lower(tril_q)
+    return of_wisharts(df_p, p * p.T, df_q, q * q.T)
+
+
+def inverse_wishart(df_p, tril_p, df_q, tril_q):
+    """That of the inverses, whose scales are the inverses."""
+    p, q = lower(tril_p), lower(tril_q)
+    return of_wisharts(df_p, (p * p.T) ** -1, df_q, (q * q.T) ** -1)
+
+
+def matrix_normal(loc_p, row_p, column_p, loc_q, row_q, column_q):
+    """Of the rows one after the other, with the Kronecker product of the covariances."""
+    rows = lambda m: mp.matrix(list(m))
+    factors = [[lower(x) for x in pair] for pair in ((row_p, column_p), (row_q, column_q))]
+    cov_p, cov_q = (kronecker(a * a.T, b * b.T) for a, b in factors)
+    return gaussian(rows(loc_p), cov_p, rows(loc_q), cov_q)
+
+
+def kronecker(a, b):
+    n, m = a.rows, b.rows
+    found = mp.matrix(n * m, n * m)
+    for i, j, k, h in np.ndindex(n, n, m, m):
+        found[i * m + k, j * m + h] = a[i, j] * b[k, h]
+    return found
+
+
 # --- derivatives ---------------------------------------------------------------------
 
 
@@ -278,7 +343,82 @@ def of_dirichlet(a, b):
     return in_a, in_b
 
 
+def of_multinomial(count, p, _, q):
+    total_p, total_q = mp.fsum(p), mp.fsum(q)
+    logs = [mp.log(x / total_p * total_q / y) for x, y in zip(p, q, strict=True)]
+    mean = mp.fsum(x / total_p * v for x, v in zip(p, logs, strict=True))
+    in_p = [count * (v - mean) / total_p for v in logs]
+    in_q = [count * (1 / total_q - x / total_p / y) for x, y in zip(p, q, strict=True)]
+    return None, in_p, None, in_q
+
+
+def of_von_mises_fisher(x, k, y, j):
+    d = len(x)
+    v = mp.mpf(d) / 2 - 1
+    size_x, size_y = mp.sqrt(mp.fdot(x, x)), mp.sqrt(mp.fdot(y, y))
+    cos = mp.fdot(x, y) / size_x / size_y
+    ratio_k, ratio_j = (bessel(v + 1, z) / bessel(v, z) for z in (k, j))
+    curvature = 1 - ratio_k**2 - (d - 1) * ratio_k / k
+    in_x = -j * ratio_k * (y / size_y - cos * x / size_x) / size_x
+    in_y = -j * ratio_k * (x / size_x - cos * y / size_y) / size_y
+    return in_x, [curvature * (k - j * cos)], in_y, [ratio_j - cos * ratio_k]
+
+
+def of_scales(df_p, scale_p, df_q, scale_q):
+    """The gradient of `of_wisharts`, by matrix calculus."""
+    d = scale_p.rows
+    in_p = (df_p * scale_q**-1 - df_q * scale_p**-1) / 2
+    in_q = (df_q * scale_q**-1 - df_p * scale_q**-1 * scale_p * scale_q**-1) / 2
+    ratio = scale_q**-1 * scale_p
+    trace = mp.fsum(ratio[i, i] for i in range(d)) - d
+    a, b = ([(df - i) / 2 for i in range(d)] for df in (df_p, df_q))
+    in_df_p = trace / 2 + (df_p - df_q) / 4 * mp.fsum(map(trigamma, a))
+    digammas = mp.fsum(digamma(y) - digamma(x) for x, y in zip(a, b, strict=True))
+    return [in_df_p], in_p, [(digammas - mp.log(mp.det(ratio))) / 2], in_q
+
+
+def of_wishart(df_p, tril_p, df_q, tril_q):
+    p, q = lower(tril_p), lower(tril_q)
+    in_df_p, in_p, in_df_q, in_q = of_scales(df_p, p * p.T, df_q, q * q.T)
+    return in_df_p, lower(2 * in_p * p), in_df_q, lower(2 * in_q * q)
+
+
+def of_inverse_wishart(df_p, tril_p, df_q, tril_q):
+    p, q = ((x * x.T) ** -1 for x in (lower(tril_p), lower(tril_q)))
+    in_df_p, in_p, in_df_q, in_q = of_scales(df_p, p, df_q, q)
+    # The inverse of a scale changes by minus itself times the change times itself.
+    in_p, in_q = -2 * p * in_p * p * lower(tril_p), -2 * q * in_q * q * lower(tril_q)
+    return in_df_p, lower(in_p), in_df_q, lower(in_q)
+
+
+def of_matrix_normal(*point):
+    """By matrix calculus, of the Kronecker products."""
+    loc_p, row_p, column_p, loc_q, row_q, column_q = point
+    n, m = loc_p.rows, loc_p.cols
+    sides = [[lower(x) for x in pair] for pair in ((row_p, column_p), (row_q, column_q))]
+    flat = [
+        mp.matrix([x[i, j] for i in range(n) for j in range(m)]) for x in (loc_p, loc_q)
+    ]
+    scales = [[a * a.T, b * b.T] for a, b in sides]
+    covs = [kronecker(*pair) for pair in scales]
+    in_loc, in_cov_p, _, in_cov_q = of_gaussian(flat[0], covs[0], flat[1], covs[1])
+    found = []
+    for in_cov, (a, b), (u, v) in zip((in_cov_p, in_cov_q), sides, scales, strict=True):
+        in_row, in_column = mp.matrix(n, n), mp.matrix(m, m)
+        for i, j, k, h in np.ndindex(n, n, m, m):
+            slope = in_cov[i * m + k, j * m + h]
+            in_row[i, j] += slope * v[k, h]
+            in_column[k, h] += slope * u[i, j]
+        found.append([lower(2 * in_row * a), lower(2 * in_column * b)])
+    return in_loc, *found[0], -in_loc, *found[1]
+
+
 GRADIENT = {
+    "multinomial": of_multinomial,
+    "von_mises_fisher": of_von_mises_fisher,
+    "wishart": of_wishart,
+    "inverse_wishart": of_inverse_wishart,
+    "matrix_normal": of_matrix_normal,
     "multivariate_normal": of_multivariate_normal,
     "multivariate_normal_diag": of_multivariate_normal_diag,
     "low_rank_multivariate_normal": of_low_rank_multivariate_normal,
@@ -299,7 +439,7 @@ def differences(function, point):
 
 
 # Under another name the same function.
-SAME = {"log_normal": normal, "inverse_gamma": gamma}
+SAME = {"log_normal": normal, "logit_normal": normal, "inverse_gamma": gamma}
 
 
 def formula(name):
@@ -324,10 +464,12 @@ def gradient(name, parameters):
     with mp.workdps(DIGITS):
         point = [exact(x) for x in parameters]
         if name in GRADIENT:
-            return [list(slopes) for slopes in GRADIENT[name](*point)]
-        if name == "binomial":
+            slopes = GRADIENT[name](*point)
+            return [None if x is None else list(x) for x in slopes]
+        if name in ("binomial", "negative_binomial"):
             count, p, _, q = point
-            in_p, in_q = differences(lambda p, q: binomial(count, p, count, q), [p, q])
+            value = lambda p, q: formula(name)(count, p, count, q)
+            in_p, in_q = differences(value, [p, q])
             return [None, [in_p], None, [in_q]]
         return [[slope] for slope in differences(formula(name), point)]
 
@@ -376,6 +518,12 @@ CONTINUOUS = {
         (0, 1, mp.inf),
         lambda x, m, s: -(((mp.log(x) - m) / s) ** 2) / 2 - mp.log(x),
     ),
+    "logit_normal": (
+        (0, 0.5, 1),
+        lambda x, m, s: (
+            -(((mp.log(x) - mp.log1p(-x) - m) / s) ** 2) / 2 - mp.log(x) - mp.log1p(-x)
+        ),
+    ),
     "half_normal": ((0, mp.inf), lambda x, s: -((x / s) ** 2) / 2),
     "laplace": ((-mp.inf, 0, 0.25, 1, mp.inf), lambda x, m, s: -abs(x - m) / s),
     "cauchy": ((-mp.inf, 0, mp.inf), lambda x, m, s: -mp.log(1 + ((x - m) / s) ** 2)),
@@ -399,6 +547,7 @@ POINTS = {
     "normal": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 1.125, 0.5)),
     "normal_log_variance": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 1.125, -0.5)),
     "log_normal": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 1.125, 0.5)),
+    "logit_normal": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 1.125, 0.5)),
     "half_normal": ((1.5, 0.75), (0.5, 2.0)),
     "laplace": ((0.25, 1.5, 1.0, 0.75), (1.0, 0.5, 0.0, 2.0)),
     "cauchy": ((0.25, 1.5, -0.5, 0.75), (1.0, 0.5, 3.0, 2.0)),

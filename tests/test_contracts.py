@@ -563,6 +563,15 @@ def test_densities():
 # --- parametric ------------------------------------------------------------------
 
 MATRICES = {
+    "multinomial": {"total_count": (4,)},
+    "von_mises_fisher": {"concentration": (4,)},
+    "wishart": {"df": (4,), "scale_tril": (4, 3, 3)},
+    "inverse_wishart": {"df": (4,), "scale_tril": (4, 3, 3)},
+    "matrix_normal": {
+        "loc": (4, 2, 3),
+        "scale_tril_row": (4, 2, 2),
+        "scale_tril_column": (4, 3, 3),
+    },
     "multivariate_normal": {"scale_tril": (4, 3, 3), "loc": (4, 3)},
     "low_rank_multivariate_normal": {
         "cov_factor": (4, 3, 2),
@@ -590,7 +599,7 @@ def test_parameters_have_shapes_that_broadcast_and_are_numbers(name):
         bad = {**good, key: np.full((*shape[:-1], 7), 0.5, np.float32)}
         found = ", ".join(map(str, (*shape[:-1], 7)))
         expected = (
-            r"\w+ must" if name in MATRICES else rf".* must have .* {key} \({found}\)"
+            r"[\w ]+ must" if name in MATRICES else rf".* must have .* {key} \({found}\)"
         )
         pattern = f"parametric.{name}: {expected}"
         refuses(ValueError, pattern, function, *bad.values())
@@ -634,6 +643,26 @@ def test_parameters_of_vectors_and_matrices():
             "multivariate_normal",
             (0.0, eye, 0.0, np.eye(3, dtype=np.float32)),
             r"scale_tril_q must have the last two axes of scale_tril_p, \(2, 2\), found",
+        ),
+        (
+            "multinomial",
+            (3, 0.5, 3, one),
+            r"probs_p must have shape \[..., k\], with axes of any length, found \(\)",
+        ),
+        (
+            "wishart",
+            (2.0, eye, 2.0, eye[:1]),
+            r"scale_tril_q must have shape \[..., d, d\], with d = 2, found \(1, 2\)",
+        ),
+        (
+            "matrix_normal",
+            (eye, eye, eye[:1, :1], eye, eye, eye),
+            r"scale_tril_column_p must have shape \[..., m, m\], with n = 2, m = 2, found",
+        ),
+        (
+            "von_mises_fisher",
+            (one[:1], 1.0, one[:1], 1.0),
+            r"mean_direction_p must have at least 2 entries, found \(1,\)",
         ),
         (
             "low_rank_multivariate_normal",

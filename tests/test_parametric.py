@@ -36,6 +36,7 @@ GRADIENT_BOUND["multivariate_normal"] = {"float32": 2.6e-4, "float64": 3e-12}
 # For factors of one size against independent ones.
 BOUND["low_rank_multivariate_normal"] = {"float32": 5e-6, "float64": 2e-14}
 GRADIENT_BOUND["low_rank_multivariate_normal"] = {"float32": 1e-5, "float64": 5e-14}
+GRADIENT_BOUND["matrix_normal"] = {"float32": 5e-6, "float64": 1e-14}  # 2.4e-6 seen
 SECOND_BOUND = {"float32": 1e-4, "float64": 1e-12}
 FLAT_BOUND = {name: {"float32": 0.0, "float64": 0.0} for name in NAMES}
 FLAT_BOUND["multivariate_normal"] = SECOND_BOUND
@@ -52,7 +53,13 @@ ROWS = 1024
 # bernoulli, normal, gamma, gumbel, continuous_bernoulli or beta.
 IN_FLOAT32_ALONE = ("binomial", "geometric", "log_normal", "half_normal", "inverse_gamma")
 IN_FLOAT32_ALONE += ("chi2", "weibull", "continuous_bernoulli_logits", "dirichlet")
-IN_FLOAT32_ALONE += ("multivariate_normal_diag",)
+IN_FLOAT32_ALONE += ("multivariate_normal_diag", "negative_binomial", "logit_normal")
+IN_FLOAT32_ALONE += ("inverse_wishart",)
+
+
+# Whose programs take longest to compile: 3 CPU seconds less each. What they are made of is
+# optimized in the tests of others.
+COMPILED_QUICKLY = ("wishart", "matrix_normal")
 
 
 def with_dtypes(names):
@@ -98,7 +105,8 @@ def evaluate(name, rows, dtype):
     for i, row in enumerate(rows):
         groups.setdefault(shapes(row), []).append(i)
     for shape, members in groups.items():
-        of_its_own = name not in IN_FLOAT32_ALONE and shape == most_frequent_shapes(name)
+        of_its_own = name not in (*IN_FLOAT32_ALONE, *COMPILED_QUICKLY)
+        of_its_own = of_its_own and shape == most_frequent_shapes(name)
         how = in_precision(dtype) if of_its_own else quick
         slopes, values = program(name, how)(*stacked([rows[i] for i in members], dtype))
         assert values.shape == (ROWS,)
@@ -210,8 +218,10 @@ def second_derivatives(name):
 OTHERS = (
     "normal_standard",
     "log_normal",
+    "logit_normal",
     "half_normal",
     "binomial",
+    "negative_binomial",
     "inverse_gamma",
     "chi2",
 )
@@ -287,6 +297,53 @@ def test_second_derivatives_of_normal_standard(dtype):
     np.testing.assert_array_equal(mv, 0)
     np.testing.assert_array_equal(vm, 0)
     np.testing.assert_allclose(vv, np.exp(y) / 2, rtol=BOUND["normal_standard"][dtype])
+
+
+@pytest.mark.parametrize(
+    "size", [*(pytest.param(size, marks=pytest.mark.slow) for size in (2, 60)), 1000]
+)
+def test_von_mises_fisher_in_other_dimensions(size, dtype):
+    """Orders from 0 to 499; in 60 dimensions float64 has the series up to k = 7."""
+    rng = np.random.default_rng(31)
+    rows = []
+    for k in (1e-3, 0.5, 3.0, 12.0, 25.0, 300.0, 2e4, 1e6):
+        x = rng.normal(size=size)
+        x /= np.linalg.norm(x)
+        y = parametric_grid.turned(rng, x, 0.3 * min(1, k**-0.5))
+        rows += [(x, k, y, k * ratio) for ratio in (1 + 1e-5, 0.6, 5.0)]
+        rows += [(x, k, x, 1e-3 + 1e-2 * k)]
+    function = quick(parametric.von_mises_fisher)
+    found = function(*stacked(rows, dtype, len(rows)))
+    for row, value in zip(rows, found, strict=True):
+        row = parametric_grid.cast(row, dtype)
+        error = relative_error("von_mises_fisher", row, float(value), dtype)
+        assert error <= BOUND["von_mises_fisher"][dtype], (row[1], row[3], error)
+
+
+@pytest.mark.slow
+def test_second_derivatives_of_von_mises_fisher_and_wishart(dtype):
+    """At p = q in k: 1 / k^2 - 1 / sinh(k)^2 in 3 dimensions; in df: trigamma functions."""
+    x = np.eye(3)[0]
+    k = [0.01, 0.7, 3.0, 15.0, 17.0, 40.0]
+    rows = [(x, v, x, v) for v in k]
+    hessian = second_derivatives("von_mises_fisher")(*stacked(rows, dtype, FEW))
+    with mp.workdps(DIGITS):
+        exact = [mp.mpf(float(np.asarray(v, dtype))) for v in k]
+        true = np.array([1 / v**2 - mp.csch(v) ** 2 for v in exact], float)
+    for (i, j), sign in (((1, 1), 1), ((1, 3), -1), ((3, 3), 1)):
+        found = hessian[i][j][: len(k)]
+        np.testing.assert_allclose(found, sign * true, rtol=SECOND_BOUND[dtype])
+    df = [1.01, 2.0, 30.0]
+    rows = [(v, np.eye(2), v, np.eye(2)) for v in df]
+    hessian = second_derivatives("wishart")(*stacked(rows, dtype, FEW))
+    with mp.workdps(DIGITS):
+        exact = [mp.mpf(float(np.asarray(v, dtype))) for v in df]
+        true = [(mp.psi(1, v / 2) + mp.psi(1, (v - 1) / 2)) / 4 for v in exact]
+    for (i, j), sign in (((0, 0), 1), ((0, 2), -1), ((2, 2), 1)):
+        found = hessian[i][j][: len(df)]
+        np.testing.assert_allclose(
+            found, sign * np.array(true, float), rtol=SECOND_BOUND[dtype]
+        )
 
 
 def test_low_rank_factors_rotated_against_each_other(dtype):
@@ -579,6 +636,24 @@ EDGES = {
         ),
         *(((4, 1, 4, 1), 0), ((4, 0.5, 4, 0), INF), ((4, -0.5, 4, 0.5), NAN)),
     ),
+    "negative_binomial": (
+        *(((3, 0, 3, 0.5), 3 * math.log(2)), ((0, 0.5, 3, 0.5), 3 * math.log(2))),
+        *(((0, 0.5, 0, 0.25), 0), ((5, 0.5, 3, 0), INF), ((3, 0.5, 3, 0), INF)),
+        *(((3, 0.5, 0, 0.5), INF), ((3, 0.5, 5, 0.5), NAN), ((3, 1, 3, 0.5), NAN)),
+        *(((3, 0.5, 3, 1), NAN), ((-1, 0.5, -1, 0.25), NAN), ((3, 0, 5, 0), 0)),
+    ),
+    "multinomial": (
+        ((3, np.array([1, 0]), 3, np.array([0.5, 0.5])), 3 * math.log(2)),
+        ((3, np.array([0.5, 0.5]), 3, np.array([1, 0])), INF),
+        ((3, np.array([0.5, 0.5]), 4, np.array([0.5, 0.5])), INF),
+        ((0, np.array([0.5, 0.5]), 0, np.array([1, 0])), 0),
+        ((3, np.array([1e30, 1e30]), 3, np.array([1e-20, 0])), INF),
+        ((3, np.array([1e30, 0]), 3, np.array([1e-20, 1e-20])), 3 * math.log(2)),
+        ((3, np.array([0, 0]), 3, np.array([1, 1])), NAN),
+        ((3, np.array([-1, 2]), 3, np.array([1, 1])), NAN),
+        ((3, np.array([1, 1]), 3, np.array([INF, 1])), NAN),
+        ((2.5, np.array([1, 1]), 2.5, np.array([1, 2])), NAN),
+    ),
     "geometric": (((1, 0.25), -math.log(0.25)), ((0.5, 1), INF), ((1, 1), 0)),
     "poisson": (((0, 2), 2), ((0, 0), 0), ((1, 0), INF), ((-1, 1), NAN), ((1, -1), NAN)),
     "uniform": (
@@ -626,7 +701,7 @@ def test_what_is_no_distribution_gives_nan(name, dtype):
 def test_vectors_that_are_no_distribution_give_nan():
     """Vectors of 2 and matrices of shapes that are in the grid."""
     good, eye, column = np.array([1.0, 2.0]), np.eye(2), np.ones((2, 1))
-    three = np.ones(3)
+    three, table = np.ones(3), np.ones((2, 3))
     for bad in (np.array([1.0, 0.0]), np.array([-1.0, 2.0]), np.array([NAN, 1.0])):
         longer = np.append(bad, 1.0)
         for name, rows in (
@@ -640,9 +715,26 @@ def test_vectors_that_are_no_distribution_give_nan():
                 ((good, np.diag(bad), good, eye), (good, eye, good, np.diag(bad))),
             ),
             ("low_rank_multivariate_normal", ((good, column, bad, good, column, good),)),
+            (
+                "wishart",
+                ((2.0, np.diag(bad), 2.0, eye), (1.0, eye, 2.0, eye), (2.0, eye, INF, eye)),
+            ),
+            (
+                "matrix_normal",
+                (
+                    (table, np.diag(bad), np.eye(3), table, eye, np.eye(3)),
+                    (table, eye, np.eye(3), NAN * table, eye, np.eye(3)),
+                ),
+            ),
+            (
+                "von_mises_fisher",
+                ((0 * three, 1.0, three, 1.0), (three, -1.0, three, 1.0)),
+            ),
         ):
-            for row, (value, _) in zip(rows, evaluate(name, rows, "float32"), strict=True):
+            found = evaluate(name, rows, "float32")
+            for row, (value, slopes) in zip(rows, found, strict=True):
                 assert np.isnan(value), (name, row, value)
+                assert not any(g.any() for g in slopes), (name, row, slopes)
 
 
 # --- what all of them do once ------------------------------------------------------------

@@ -17,12 +17,15 @@ are those of x log x and of -log x.
 | `bernoulli` | probs | 1e-7 to 1 - 1e-7 | 1.4 |
 | `bernoulli_logits` | logits | -1e3 to 1e3 | 4.4 |
 | `binomial` | total_count, probs | probs 1e-7 to 1 - 1e-7, counts to 1e6 | 1.9 |
+| `negative_binomial` | total_count, probs | probs 1e-7 to 1 - 1e-7, counts to 1e6 | 1.5 |
+| `multinomial` | total_count, probs | masses 1e-7 to 1, counts to 1e6 | 3.6 |
 | `geometric` | probs | 1e-7 to 1 - 1e-7 | 1.8 |
 | `poisson` | rate | 1e-3 to 1e6 | 1.5 |
 | `normal` | loc, scale | 1e-3 to 1e6 | 2.7 |
 | `normal_standard` | mean, log_variance | log_variance -80 to 80 | 1.1 |
 | `normal_log_variance` | mean, log_variance | log_variance -300 to 300 | 2.5 |
 | `log_normal` | loc, scale | 1e-3 to 1e6 | 2.5 |
+| `logit_normal` | loc, scale | 1e-3 to 1e6 | 2.6 |
 | `half_normal` | scale | 1e-3 to 1e6 | 2.4 |
 | `laplace` | loc, scale | 1e-3 to 1e6 | 2.0 |
 | `cauchy` | loc, scale | 1e-3 to 1e6 | 1.5 |
@@ -39,6 +42,10 @@ are those of x log x and of -log x.
 | `continuous_bernoulli` | probs | 1e-7 to 1 - 1e-7 | 4.8 |
 | `continuous_bernoulli_logits` | logits | -1e5 to 1e3 | 4.4 |
 | `von_mises` | loc, concentration | 1e-3 to 1e6 | 6.1 |
+| `von_mises_fisher` | mean_direction, concentration | 1e-3 to 1e6 | 2.6 |
+| `wishart` | df, scale_tril | df - d + 1 1e-2 to 1e4, condition number 10 | 4.0 |
+| `inverse_wishart` | df, scale_tril | df - d + 1 1e-2 to 1e4, condition number 10 | 2.9 |
+| `matrix_normal` | loc, scale_tril_row, scale_tril_column | condition number to 10 | 4.8 |
 | `multivariate_normal` | loc, scale_tril | condition number to 30 | 3.7 |
 | `multivariate_normal_diag` | loc, scale | 1e-3 to 1e6 | 2.6 |
 | `low_rank_multivariate_normal` | loc, cov_factor, cov_diag | factors 0.1 to 30 | 16.9 |
@@ -46,8 +53,9 @@ are those of x log x and of -log x.
 Between two families, as of a Laplace p and a normal q: `kl_jax.parametric.cross`.
 
 Shapes: parameters broadcast by NumPy's rules, as a batch of posteriors against one prior,
-and the result has the shape that they broadcast to; `dirichlet` and the multivariate
-normals use up the last axis. Matrices have equal last two axes, and broadcast before them.
+and the result has the shape that they broadcast to. Vectors, of `dirichlet`, `multinomial`,
+`von_mises_fisher` and the multivariate normals, use up the last axis. Matrices have equal
+last two axes, and broadcast before them, as do numbers beside vectors or matrices.
 Dtypes: float64 if a parameter is, else float32, also for integers. Shapes that do not fit
 are a `ValueError` and other dtypes a `TypeError` that name the function and the parameter.
 
@@ -62,12 +70,23 @@ Error: relative at most 1e-6 in float32 and 1e-14 in float64 over the ranges of 
   in `gumbel` and `weibull` (1e-5) whose e^w amplifies the error of w by w, in
   `low_rank_multivariate_normal` (5e-6; 1e-5 for D of 1e-3 and factors of 30, and up to
   1e-4 where D_p / D_q of 1e3 cancels, as of a standard normal p and a tight q), and in
-  `multivariate_normal` in proportion to the condition number of q's factor (5e-5 at 1e3).
+  `multivariate_normal` in proportion to the condition number of q's factor (5e-5 at 1e3),
+  as in the other families of matrices (1e-6 up to 10).
   Scalar concentrations, rates and scales, and those of `dirichlet`, may be from 1e-20 to
   1e12: no value is nan or negative, p = q gives 0, jitted or not, and the error is at most
   1e-5 of values above 1e-30.
   ULP: the worst of the float32 pairs of benchmarks/results/parametric.md; there are
   torch.distributions, TensorFlow Probability and NumPyro, too.
+
+Student's t has no closed form, nor have two Kumaraswamy distributions of different a (of
+one a they are `exponential` in b). In one dimension there is quadrature:
+
+>>> import jax.numpy as jnp
+>>> from jax.scipy.stats import t
+>>> from kl_jax import kl_from_densities
+>>> log_p, log_q = lambda x: t.logpdf(x, 5.0), lambda x: t.logpdf(x, 3.0, 0.5, 2.0)
+>>> print(round(kl_from_densities(log_p, log_q, -jnp.inf, jnp.inf).item(), 4))
+0.3164
 
 Source: Gil, Alajaji and Linder, "Renyi divergence measures for commonly used univariate
 continuous distributions" (2013), for most textbook forms; Banerjee, Merugu, Dhillon and
@@ -83,20 +102,27 @@ from kl_jax.parametric.bounded import (
 from kl_jax.parametric.bounded import dirichlet as dirichlet
 from kl_jax.parametric.bounded import uniform as uniform
 from kl_jax.parametric.bounded import von_mises as von_mises
+from kl_jax.parametric.directional import von_mises_fisher as von_mises_fisher
 from kl_jax.parametric.discrete import bernoulli as bernoulli
 from kl_jax.parametric.discrete import bernoulli_logits as bernoulli_logits
 from kl_jax.parametric.discrete import binomial as binomial
 from kl_jax.parametric.discrete import geometric as geometric
+from kl_jax.parametric.discrete import multinomial as multinomial
+from kl_jax.parametric.discrete import negative_binomial as negative_binomial
 from kl_jax.parametric.discrete import poisson as poisson
 from kl_jax.parametric.location_scale import cauchy as cauchy
 from kl_jax.parametric.location_scale import gumbel as gumbel
 from kl_jax.parametric.location_scale import half_normal as half_normal
 from kl_jax.parametric.location_scale import laplace as laplace
 from kl_jax.parametric.location_scale import log_normal as log_normal
+from kl_jax.parametric.location_scale import logit_normal as logit_normal
 from kl_jax.parametric.location_scale import normal as normal
 from kl_jax.parametric.location_scale import normal_log_variance as normal_log_variance
 from kl_jax.parametric.location_scale import normal_standard as normal_standard
 from kl_jax.parametric.location_scale import weibull as weibull
+from kl_jax.parametric.matrices import inverse_wishart as inverse_wishart
+from kl_jax.parametric.matrices import matrix_normal as matrix_normal
+from kl_jax.parametric.matrices import wishart as wishart
 from kl_jax.parametric.multivariate import (
     low_rank_multivariate_normal as low_rank_multivariate_normal,
 )

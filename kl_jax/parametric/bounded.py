@@ -106,7 +106,7 @@ def _two_word_sum(x: Array) -> tuple[Array, Array]:
     return total, error
 
 
-@closed_form(of_vectors=True, concentration=positive)
+@closed_form(event_axes=1, concentration=positive)
 def dirichlet(concentration_p: ArrayLike, concentration_q: ArrayLike) -> Array:
     """Over the last axis, of densities proportional to products of x^(concentration - 1).
 

@@ -39,6 +39,7 @@ positive = _domain(lambda x: x > 0, "be > 0")
 non_negative = _domain(lambda x: x >= 0, "be >= 0")
 probability = _domain(lambda x: (0 <= x) & (x <= 1), "be in [0, 1]")
 positive_probability = _domain(lambda x: (0 < x) & (x <= 1), "be in (0, 1]")
+below_1 = _domain(lambda x: (0 <= x) & (x < 1), "be in [0, 1)")
 open_probability = _domain(lambda x: (0 < x) & (x < 1), "be in (0, 1)")
 count = _domain(lambda x: (0 <= x) & (x == jnp.floor(x)), "be a whole number >= 0")
 
@@ -68,18 +69,50 @@ def positive_diagonal(function: str, name: str, parameters: Mapping[str, Array])
     return positive(function, name, {name: diagonal})
 
 
+def degrees_of_freedom(function: str, name: str, parameters: Mapping[str, Array]) -> Array:
+    """Those of a Wishart distribution: more than the rows of its matrices, less 1."""
+    least = parameters[name.replace("df", "scale_tril")].shape[-1] - 1
+    above = _domain(lambda df: (df > least) & (df < jnp.inf), f"be finite and > {least}")
+    return above(function, name, parameters)
+
+
+# Of a domain that 1/2 is not in, a member of it whatever the other parameters are.
+_MEMBERS: dict[Domain, float] = {degrees_of_freedom: 2.0**20}
+
+
+def direction(function: str, name: str, parameters: Mapping[str, Array]) -> Array:
+    """A vector of which not all is 0."""
+
+    def contains(x: Array) -> Array:
+        return jnp.isfinite(x) & jnp.any(x != 0, -1, keepdims=True)
+
+    inside = _domain(contains, "be finite and not all 0")
+    return inside(function, name, parameters)
+
+
+def masses(function: str, name: str, parameters: Mapping[str, Array]) -> Array:
+    """Probabilities but for a factor of each row."""
+
+    def contains(x: Array) -> Array:
+        return (x >= 0) & (x < jnp.inf) & jnp.any(x > 0, -1, keepdims=True)
+
+    inside = _domain(contains, "be finite, >= 0 and not all 0")
+    return inside(function, name, parameters)
+
+
 def closed_form(
     parameters: Callable[..., list[Array]] = _contracts.parameters,
     /,
     *,
-    of_vectors: bool = False,
+    event_axes: int = 0,
     **domains: Domain,
 ) -> Callable[[Callable[P, Array]], Callable[P, Array]]:
     """Makes a public function of mathematics on arrays, those that `parameters` returns.
 
     Where one of them is outside its domain, given by its name without _p or _q, the result
-    is nan with gradient 0, and `checked` raises. With `of_vectors` the last axis is of one
-    distribution. All of it is one program, also outside `jit`.
+    is nan with gradient 0, and `checked` raises. The parameter of the fewest axes has
+    `event_axes` of one distribution: 1 of vectors, 0 where numbers stand beside them. All
+    of it is one program, also outside `jit`.
     """
 
     def decorate(body: Callable[P, Array]) -> Callable[P, Array]:
@@ -97,22 +130,25 @@ def closed_form(
             named = dict(zip(names, given, strict=True))
             found = parameters(function, **named)
             named = dict(zip(names, found, strict=True))
-            if of_vectors:
+            if event_axes:
                 _contracts.same_rows(function, **{names[0]: found[0]})
+            fewest = min(found, key=jnp.ndim)
+            rows = fewest.ndim - event_axes
             conditions = [domain(function, name, named) for name, domain in of.items()]
+            conditions = [jnp.all(x, tuple(range(rows, x.ndim))) for x in conditions]
             inside = functools.reduce(jnp.logical_and, conditions)
-            inside = jnp.all(inside, -1) if of_vectors else inside
             # A slope that is inf or nan outside would reach a gradient through any mask, as
-            # 0 * inf. So the mathematics gets 1/2 there, which is in all domains, and 0 for
-            # what has none: the lower end of an interval.
+            # 0 * inf. So the mathematics gets 1/2 there, which is in nearly all domains,
+            # and 0 for what has none: the lower end of an interval.
+            member = {name: _MEMBERS.get(domain, 0.5) for name, domain in of.items()}
             safe = [
-                jnp.where(_beside(inside, x), x, 0.5 if name in of else 0)
+                jnp.where(_beside(inside, x), x, member.get(name, 0.0))
                 for name, x in named.items()
             ]
             of_rows = mathematics
-            if of_vectors:
+            if any(x.ndim > rows for x in safe):
                 # JAX has no sharding rules for solves and Cholesky factors of sharded rows.
-                of_rows = auto_sharded(mathematics, min(safe, key=jnp.ndim))
+                of_rows = auto_sharded(mathematics, fewest, event_axes)
             return nan_where(~inside, of_rows(*safe))
 
         @functools.wraps(body)

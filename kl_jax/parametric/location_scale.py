@@ -142,6 +142,18 @@ def log_normal(
     return normals(*arrays(loc_p, scale_p, loc_q, scale_q))
 
 
+@closed_form(loc=finite, scale=positive)
+def logit_normal(
+    loc_p: ArrayLike, scale_p: ArrayLike, loc_q: ArrayLike, scale_q: ArrayLike
+) -> Array:
+    """That of `normal`: loc and scale are those of the logit, log(x / (1 - x)).
+
+    >>> round(logit_normal(0.0, 1.0, 1.0, 2.0).item(), 4)
+    0.4431
+    """
+    return normals(*arrays(loc_p, scale_p, loc_q, scale_q))
+
+
 @closed_form(scale=positive)
 def half_normal(scale_p: ArrayLike, scale_q: ArrayLike) -> Array:
     """log(scale_q / scale_p) + scale_p^2 / (2 scale_q^2) - 1/2, as `normal` of equal locs.

@@ -30,7 +30,7 @@ from kl_jax.parametric.domain import (
 from kl_jax.parametric.location_scale import normals
 
 
-@closed_form(of_vectors=True, loc=finite, scale=positive)
+@closed_form(event_axes=1, loc=finite, scale=positive)
 def multivariate_normal_diag(
     loc_p: ArrayLike, scale_p: ArrayLike, loc_q: ArrayLike, scale_q: ArrayLike
 ) -> Array:
@@ -59,7 +59,7 @@ def _with_matrices(stem: str, check: Callable[..., None]) -> Callable[..., list[
 
 @closed_form(
     _with_matrices("scale_tril", _contracts.square_matrices),
-    of_vectors=True,
+    event_axes=1,
     loc=finite,
     scale_tril=positive_diagonal,
 )
@@ -88,7 +88,7 @@ def multivariate_normal(
 
 @closed_form(
     _with_matrices("cov_factor", _contracts.matrices),
-    of_vectors=True,
+    event_axes=1,
     loc=finite,
     cov_diag=positive,
 )
