@@ -1,6 +1,7 @@
 """Eight CPU devices, and JAX at its strictest: no implicit promotion of dtypes or ranks."""
 
 import gc
+import importlib.util
 
 import jax
 import programs
@@ -42,12 +43,19 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+LIBRARIES = ("distrax", "numpyro", "tensorflow_probability")
+
+
 @pytest.hookimpl(tryfirst=True)  # before those that are slow are left out
 def pytest_collection_modifyitems(items):
     """float64 has the formulas of float32, with constants of its own, and takes an eighth
-    of the time.
+    of the time. The examples of `interop` are of other libraries.
     """
+    absent = not all(map(importlib.util.find_spec, LIBRARIES))
+    without = pytest.mark.skip(reason="not installed: the extra `interop`")
     for item in items:
+        if absent and isinstance(item, pytest.DoctestItem) and ".interop." in item.name:
+            item.add_marker(without)
         if hasattr(item, "callspec") and item.callspec.params.get("dtype") == "float64":
             item.add_marker(pytest.mark.slow)
 

@@ -141,6 +141,11 @@ MAY_IMPORT = {
     "chunks": OF_PUBLIC | {"_functions", "_rows", "_sharding"},
     "transforms": OF_PUBLIC | {"_arithmetic", "_functions", "_rows"},
     "torch_compat": OF_PUBLIC | {"elementwise", "transforms"},
+    # Nothing imports it.
+    "interop": {
+        *("_arithmetic", "_contracts", "_exponentials", "divergences", "elementwise"),
+        *("interop", "parametric"),
+    },
     "__init__": {
         *(
             "_checks",
