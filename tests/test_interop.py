@@ -17,7 +17,7 @@ import parametric_grid
 import parametric_oracles
 import pytest
 from oracles import DIGITS
-from programs import quick
+from programs import optimized, quick
 from test_parametric import BOUND, GRADIENT_BOUND, equal, relative_error, shapes
 
 from kl_jax import checked, interop, kl_from_densities
@@ -153,12 +153,14 @@ def test_families(library, name):
 
     count = len(rows[0])
     columns = [np.asarray(x) for x in zip(*rows, strict=True)]
-    program = quick(jax.grad(total, range(count), has_aux=True))
+    # XLA without optimisation flushes a part of e^-80 to 0.
+    how = optimized if name == "bernoulli_logits" else quick
+    program = how(jax.grad(total, range(count), has_aux=True))
     slopes, (values, found) = program(*columns)
     assert found.rule == f"parametric.{name}"
     assert values.shape == (len(rows),)
     np.testing.assert_array_equal(found.value, values)
-    for row, value in zip(rows, values, strict=True):
+    for row, value in zip(rows, values.tolist(), strict=True):
         assert_relative(name, row, value)
     for i in [i for i, row in enumerate(rows) if not equal(name, row)][::4]:
         # No derivative in a number of trials.
@@ -623,7 +625,7 @@ def test_transformations(numpyro):
     np.testing.assert_allclose(both.value, value(scales), 1e-6)
     with pytest.raises(ValueError, match=r"parametric.normal: scale_p must be > 0"):
         checked(jax.jit(lambda s: found(s).value))(np.float32(-1))
-    assert np.isnan(found(-1.0).value)
+    assert np.isnan(jax.jit(found)(np.float32(-1)).value)
 
 
 # --- the forms that are made of others -------------------------------------------------
@@ -632,7 +634,7 @@ def test_transformations(numpyro):
 def test_geometric_by_logits():
     """To probabilities of e^-100, where those of a Bernoulli distribution underflow."""
     rows = [(x, x + by) for x in (-100, -41, -39, -5, 0.5, 5) for by in (2.0**-12, 1, -1)]
-    x, y = np.array([*rows, (-100, -30), (2, 2)], "f4").T
+    x, y = np.array([*rows, (-100, -30), (-50, 5), (-42, -35), (2, 2)], "f4").T
     values, slopes = quick(
         lambda *z: (
             _forms.geometric_logits(*z),
@@ -641,9 +643,10 @@ def test_geometric_by_logits():
     )(x, y)
     for a, b, value in zip(x, y, values, strict=True):
         with mp.workdps(DIGITS):
-            # 4.4 ULP of bernoulli_logits, twice.
+            # 4.4 ULP of bernoulli_logits, twice; of e^70 the 70 is rounded.
             exact = of_logits("geometric", float(a), float(b))
-            assert abs(mp.mpf(float(value)) - exact) <= 1e-6 * exact, (a, b)
+            bound = 1e-5 if b - a > 9 else 1e-6
+            assert abs(mp.mpf(float(value)) - exact) <= bound * exact, (a, b)
     assert np.isfinite(slopes).all()
 
 
@@ -673,10 +676,10 @@ def test_poisson_by_log_rates():
 
 def test_logit():
     """0.5 (1 + 2^-20) among them: log p - log(1 - p) would have lost 2^-20."""
-    p = np.array([0.5 + 2.0**-21, 0.25, 1e-30, 1 - 2.0**-24, 0, 1], "f4")
+    p = np.array([0.5 + 2.0**-21, 0.25, 1e-30, 1 - 2.0**-24, 0, 1, -0.5, 1.5], "f4")
     found = quick(_forms.logit)(p)
     for x, value in zip(p[:4].tolist(), found, strict=False):
         with mp.workdps(DIGITS):
             exact = mp.log(mp.mpf(x) / (1 - mp.mpf(x)))
             assert abs(mp.mpf(float(value)) - exact) <= 3e-7 * abs(exact)
-    np.testing.assert_array_equal(found[4:], [-np.inf, np.inf])
+    np.testing.assert_array_equal(found[4:], [-np.inf, np.inf, np.nan, np.nan])

@@ -18,7 +18,7 @@ from kl_jax.elementwise import log_ratio
 def logit(probs: Any) -> Array:
     """log(p / (1 - p)), with the digits of those near p = 1/2."""
     (p,) = _contracts.numbers("logit", probs=probs)
-    return log_ratio(p, 1 - p)
+    return jnp.where(p == 0, -jnp.inf, log_ratio(p, 1 - p))
 
 
 def _vectors(function: str, p: Any, q: Any) -> list[Array]:
@@ -65,12 +65,17 @@ def geometric_logits(logits_p: Any, logits_q: Any) -> Array:
     x, y = _contracts.parameters(
         "interop.geometric_logits", logits_p=logits_p, logits_q=logits_q
     )
-    # Of probabilities below e^-40 it is e^(y - x) - 1 - (y - x) to the last digit of
-    # float64. Next to e^-87 those of `bernoulli_logits` are flushed to 0.
-    rare = jnp.maximum(x, y) < -40
-    a, b = jnp.where(rare, 0, x), jnp.where(rare, 0, y)
+    # Of p below e^-40, softplus(y) / e^x - 1 - (y - x) to the last digit of float64: next
+    # to e^-87 that of `bernoulli_logits` is flushed to 0, and 1 / p overflows. With
+    # s = log softplus(y), which is y where e^y is below eps, it is phi(s - x) + (s - y).
+    rare = x < -40
+    a, b = (jnp.where(rare, 0, v) for v in (x, y))
     trials = parametric.bernoulli_logits(a, b) * (1 + jnp.exp(-a))
-    return jnp.where(rare, phi(jnp.where(rare, y - x, 0)), trials)
+    small = y < jnp.log(jnp.finfo(y.dtype).eps)
+    z = jnp.where(small, 0, y)
+    less = jnp.where(small, 0, jnp.log(jax.nn.softplus(z)) - z)
+    few = phi(jnp.where(rare, (y - x) + less, 0)) + less
+    return jnp.where(rare, few, trials)
 
 
 def beta_uniform(concentration1: Any, concentration0: Any, low: Any, high: Any) -> Array:
