@@ -62,18 +62,22 @@ def _table(distrax: Any, substrate: Any) -> tuple[Family, ...]:
     def both(name: str, ours: Parameters, theirs: Parameters | None = None) -> Members:
         return {getattr(distrax, name): ours, getattr(tfd, name): theirs or ours}
 
-    gammas = both("Gamma", attributes("concentration", "rate"))
-    gammas |= {tfd.Exponential: lambda x: (1.0, x.rate)}
-    gammas |= {tfd.Chi2: lambda x: (x.df / 2, 0.5)}
+    gammas = {
+        **both("Gamma", attributes("concentration", "rate")),
+        tfd.Exponential: lambda x: (1.0, x.rate),
+        tfd.Chi2: lambda x: (x.df / 2, 0.5),
+    }
     concentrations = attributes("concentration1", "concentration0")
     beta = both("Beta", attributes("alpha", "beta"), concentrations)
     uniform = both("Uniform", attributes("low", "high"))
     # Distrax compares a Dirichlet distribution of two with a Beta distribution.
-    simplex = both("Dirichlet", concentrated)
-    simplex |= {cls: _stacked(parameters) for cls, parameters in beta.items()}
+    stacked = {cls: _stacked(parameters) for cls, parameters in beta.items()}
+    simplex = {**both("Dirichlet", concentrated), **stacked}
     # A one-hot distribution of Distrax is a Categorical, and compared with one.
-    outcomes = both("Categorical", _outcomes, tfp.outcomes_of)
-    outcomes |= {tfd.OneHotCategorical: tfp.outcomes_of}
+    outcomes = {
+        **both("Categorical", _outcomes, tfp.outcomes_of),
+        tfd.OneHotCategorical: tfp.outcomes_of,
+    }
     normals = {
         distrax.MultivariateNormalFromBijector: functools.partial(_diagonal, distrax),
         tfd.MultivariateNormalLinearOperator: functools.partial(tfp.diagonal, substrate),
