@@ -42,8 +42,9 @@ def kl_between(p: Any, q: Any) -> KLBetween:
       ValueError: If their event shapes differ, or their batch shapes do not broadcast.
       NotImplementedError: If there is no closed form, with what to write instead.
 
-    Boundary: that of the function that `rule` names. A library's KL of a point is
-      -log q(v), also of a density q, where it is inf.
+    Boundary: that of the function that `rule` names. The libraries' KL of a point v is
+      -log q(v), also of a density q, where it is inf. Of a uniform distribution on a part
+      of [0, 1] and a Beta distribution it is nan, as there is no common family.
     Gradient: in the parameters that p and q are made of, of every order, as there.
     Error: that of the table in `kl_jax.parametric`. Where one of p and q is given by logits
       and the other by probs, probs are converted, and that rounds: digits are lost where
