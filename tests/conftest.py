@@ -1,6 +1,7 @@
 """Eight CPU devices, and JAX at its strictest: no implicit promotion of dtypes or ranks."""
 
 import gc
+import importlib.util
 
 import jax
 import programs
@@ -42,14 +43,22 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+LIBRARIES = ("distrax", "numpyro", "tensorflow_probability")
+
+
 @pytest.hookimpl(tryfirst=True)  # before those that are slow are left out
 def pytest_collection_modifyitems(items):
     """float64 has the formulas of float32, with constants of its own, and takes an eighth
-    of the time. The examples of `cross` are in test_cross.py, too: 29 programs, 15 s.
+    of the time. The examples of `cross` are in test_cross.py, too: 29 programs, 15 s. Those
+    of `interop` are of other libraries.
     """
+    absent = not all(map(importlib.util.find_spec, LIBRARIES))
+    without = pytest.mark.skip(reason="not installed: the extra `interop`")
     for item in items:
         if item.nodeid.split("::")[-1].startswith("kl_jax.parametric.cross."):
             item.add_marker(pytest.mark.slow)
+        if absent and isinstance(item, pytest.DoctestItem) and ".interop." in item.name:
+            item.add_marker(without)
         if hasattr(item, "callspec") and item.callspec.params.get("dtype") == "float64":
             item.add_marker(pytest.mark.slow)
 

@@ -9,6 +9,7 @@ or whose snippet is not found exactly once, is an error: of the tests, or of thi
 
 import argparse
 import concurrent.futures
+import importlib.util
 import os
 import pathlib
 import queue
@@ -22,6 +23,9 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COPIED = ("kl_jax", "tests", "pyproject.toml", "README.md")
 TIMEOUT = 600  # seconds, of one mutant
+
+# What the tests of kl_jax.interop need.
+LIBRARIES = ("distrax", "numpyro", "tensorflow_probability")
 
 # These are no results of a test: the edit does not run at all.
 CRASHES = ("AttributeError", "ImportError", "NameError", "SyntaxError", "UnboundLocalError")
@@ -2148,6 +2152,156 @@ Of a function under a transform nothing is known.
 -        elif hasattr(fun, "__wrapped__"):
 +        elif hasattr(fun, "no_such_attribute"):
 test_contracts.py::test_functions_that_are_not_of_two_logits_are_not_tempered[kl_divergence]
+
+[interop/_forms.py]
+
+logit_of_quotient
+Of probabilities near 1/2 the logarithms cancel.
+-log_ratio(p, 1 - p))
++jnp.log(p) - jnp.log(1 - p))
+test_interop.py::test_logit
+
+outcomes_that_broadcast
+One outcome is compared with many.
+-if lengths[0] != lengths[1]:
++if min(lengths) < 1:
+test_interop.py::test_other_numbers_of_outcomes[numpyro]
+
+trials_of_q
+Numbers of trials may differ.
+-multiply(m, trial) + parametric.binomial(n, probs, m, probs)
++multiply(m, trial)
+test_interop.py::test_binomial_by_logits
+
+rare_successes
+Small probabilities underflow.
+-rare = x < -40
++rare = x < -400
+test_interop.py::test_geometric_by_logits
+
+successes_of_q
+Next to p of e^-100 q is small, too.
+-less = jnp.where(small, 0, jnp.log(jax.nn.softplus(z)) - z)
++less = 0
+test_interop.py::test_geometric_by_logits
+
+part_of_the_interval
+A uniform distribution on a part of [0, 1] is Beta(1, 1), too.
+-(width > 0) & (width < jnp.inf)
++width < 0
+test_interop.py::test_pairs_without_a_closed_form
+
+rates_far_apart
+The ratio of two rates overflows, or its exponential times 0 is nan.
+-far = d > 1
++far = d > 100
+test_interop.py::test_poisson_by_log_rates
+
+reflections
+A negative entry on the diagonal is no scale.
+-jnp.where(diagonal < 0, -1.0, 1.0)
++jnp.ones_like(diagonal)
+test_interop.py::test_independent_components_against_a_diagonal[tfp]
+
+[interop/_rules.py]
+
+parameters_not_given
+A distribution given by logits has probs that are None.
+-None if any(value is None for value in found) else found
++found
+test_interop.py::test_families[tfp-bernoulli_logits]
+
+events_that_broadcast
+Three components are compared with one.
+-if of_p and of_q and of_p != of_q:
++if len(of_p) != len(of_q):
+test_interop.py::test_made_of_others_in_numpyro
+
+what_the_library_had
+Where no row takes both, nothing does.
+-if self.otherwise is None:
++if self.otherwise is not None:
+test_interop.py::test_a_scale_of_another_kind
+
+[interop/_between.py]
+
+two_libraries
+Distributions of two libraries are compared.
+-if len(names) == 1 or "numpyro" not in names:
++if names:
+test_interop.py::test_what_is_no_distribution
+
+before_the_table
+What the library has is taken before the table.
+-closed_form(library.table(), p, q) or library.parts
++library.parts
+test_interop.py::test_transformations
+
+[interop/numpyro.py]
+
+numpyro_twice
+A second call registers anew, and keeps the first as what the library had.
+-if not isinstance(dispatcher.funcs.get(pair), Registered):
++if pair:
+test_interop.py::test_registering_twice
+
+either_mask
+A row that one mask leaves out counts.
+-p._mask & q._mask
++p._mask | q._mask
+test_interop.py::test_made_of_others_in_numpyro
+
+shared_dimensions
+What only one of the two sums is summed, too.
+-shared = min(
++shared = max(
+test_interop.py::test_made_of_others_in_numpyro
+
+expanded_batches
+An expanded batch has the shape of its base.
+-KLBetween(jnp.broadcast_to(found.value, shape), found.rule)
++found
+test_interop.py::test_made_of_others_in_numpyro
+
+[interop/tfp.py]
+
+one_of_two_masked
+Where one of the two is masked KL is 0.
+-nan_where(a != b,
++nan_where(a & ~a,
+test_interop.py::test_made_of_others_in_tfp
+
+nan_statistics
+What must raise returns nan.
+- and p.allow_nan_stats and q.allow_nan_stats
++
+test_interop.py::test_made_of_others_in_tfp
+
+tfp_twice
+A second call registers anew.
+-if not isinstance(registry._DIVERGENCES.get(pair), Registered):
++if pair:
+test_interop.py::test_registering_twice
+
+[interop/distrax.py]
+
+log_scale_is_half
+A log scale is taken for a log variance.
+-2 * x.log_scale
++x.log_scale
+test_interop.py::test_families[distrax-normal_log_variance]
+
+upper_triangular
+An upper triangular scale is taken for a Cholesky factor.
+- and x.scale.is_lower
++
+test_interop.py::test_distrax_beside_tfp
+
+beside_tfp
+Pairs of one distribution of each library are left to Distrax.
+-if any(issubclass
++if all(issubclass
+test_interop.py::test_distrax_beside_tfp
 """
 
 
@@ -2372,6 +2526,9 @@ def main():
         for mutant in MUTANTS
         if not options.names or {mutant.name, mutant.file} & set(options.names)
     ]
+    if not all(map(importlib.util.find_spec, LIBRARIES)):
+        print("without those of interop: the extra `interop` is not installed", flush=True)
+        mutants = [mutant for mutant in mutants if "interop" not in mutant.file]
     if options.list:
         for mutant in mutants:
             print(f"{mutant.file}: {mutant.name}\n    {mutant.breaks}\n    {mutant.test}")

@@ -162,9 +162,14 @@ MAY_IMPORT = {
     "densities": OF_PUBLIC | {"_arithmetic", "elementwise"},
     "parametric": OF_PUBLIC
     | {"_arithmetic", "_exponentials", "_sharding", "elementwise", "parametric"},
-    "chunks": OF_PUBLIC | {"_functions", "_rows", "_sharding"},
+    "chunks": OF_PUBLIC | {"_blocks", "_functions", "_rows", "_sharding"},
     "transforms": OF_PUBLIC | {"_arithmetic", "_functions", "_rows"},
     "torch_compat": OF_PUBLIC | {"elementwise", "transforms"},
+    # Nothing imports it.
+    "interop": {
+        *("_arithmetic", "_contracts", "_exponentials", "divergences", "elementwise"),
+        *("interop", "parametric"),
+    },
     "__init__": {
         *(
             "_checks",

@@ -25,6 +25,7 @@ from kl_jax import (
     weighted,
 )
 from kl_jax import sum as sum_
+from kl_jax.interop import KLBetween, kl_between
 
 
 def divergences(a: Array, b: Array) -> None:
@@ -35,6 +36,8 @@ def divergences(a: Array, b: Array) -> None:
     assert_type(chunked(kl_divergence, 64)(a, logits_q=b), Array)
     assert_type(parametric.normal(0, 1.0, loc_q=a, scale_q=b), Array)
     assert_type(parametric.cross.normal_laplace(0, 1.0, loc_q=a, scale_q=b), Array)
+    assert_type(kl_between(a, b), KLBetween)  # objects of any library, here of none
+    assert_type(kl_between(a, b).value, Array)
 
 
 def reductions(a: Array, b: Array, mask: Array) -> None:

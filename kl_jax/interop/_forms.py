@@ -1,0 +1,126 @@
+"""Closed forms of the libraries' parameters that are functions of kl_jax's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from kl_jax import _contracts, parametric
+from kl_jax._arithmetic import multiply, nan_where
+from kl_jax._exponentials import phi
+from kl_jax.divergences import kl_divergence
+from kl_jax.elementwise import log_ratio
+
+
+def logit(probs: Any) -> Array:
+    """log(p / (1 - p)), with the digits of those near p = 1/2."""
+    (p,) = _contracts.numbers("logit", probs=probs)
+    return jnp.where(p == 0, -jnp.inf, log_ratio(p, 1 - p))
+
+
+def _vectors(function: str, p: Any, q: Any) -> list[Array]:
+    """With the last axis as long in one as in the other, and batch axes that broadcast."""
+    arrays = _contracts.numbers(function, p=p, q=q)
+    lengths = [x.shape[-1] for x in arrays]
+    if lengths[0] != lengths[1]:
+        raise ValueError(
+            f"{function}: q must have as many outcomes as p, {lengths[0]}, "
+            f"found {lengths[1]}."
+        )
+    return _contracts.broadcast(function, p=arrays[0], q=arrays[1])
+
+
+def categorical(logits_p: Any, logits_q: Any) -> Array:
+    """`kl_divergence` of batches that broadcast."""
+    return kl_divergence(*_vectors("kl_divergence", logits_p, logits_q))
+
+
+def dirichlet(concentration_p: Any, concentration_q: Any) -> Array:
+    """`parametric.dirichlet` of as many concentrations."""
+    vectors = _vectors("parametric.dirichlet", concentration_p, concentration_q)
+    return parametric.dirichlet(*vectors)
+
+
+def binomial_logits(count_p: Any, logits_p: Any, count_q: Any, logits_q: Any) -> Array:
+    """`parametric.binomial`: that of `bernoulli_logits` for each trial, plus that of two
+    with one probability, which is 0 for equal counts, and inf or nan for others.
+    """
+    n, x, m, y = _contracts.parameters(
+        "interop.binomial_logits",
+        total_count_p=count_p,
+        logits_p=logits_p,
+        total_count_q=count_q,
+        logits_q=logits_q,
+    )
+    trial = parametric.bernoulli_logits(x, jnp.where(m > 0, y, x))
+    probs = jax.nn.sigmoid(x)
+    return multiply(m, trial) + parametric.binomial(n, probs, m, probs)
+
+
+def geometric_logits(logits_p: Any, logits_q: Any) -> Array:
+    """`parametric.geometric`: bernoulli_logits / p, and 1 / p = 1 + e^-logits."""
+    x, y = _contracts.parameters(
+        "interop.geometric_logits", logits_p=logits_p, logits_q=logits_q
+    )
+    # Of p below e^-40, softplus(y) / e^x - 1 - (y - x) to the last digit of float64: next
+    # to e^-87 that of `bernoulli_logits` is flushed to 0, and 1 / p overflows. With
+    # s = log softplus(y), which is y where e^y is below eps, it is phi(s - x) + (s - y).
+    rare = x < -40
+    a, b = (jnp.where(rare, 0, v) for v in (x, y))
+    trials = parametric.bernoulli_logits(a, b) * (1 + jnp.exp(-a))
+    small = y < jnp.log(jnp.finfo(y.dtype).eps)
+    z = jnp.where(small, 0, y)
+    less = jnp.where(small, 0, jnp.log(jax.nn.softplus(z)) - z)
+    few = phi(jnp.where(rare, (y - x) + less, 0)) + less
+    return jnp.where(rare, few, trials)
+
+
+def beta_uniform(concentration1: Any, concentration0: Any, low: Any, high: Any) -> Array:
+    """Of a Beta and a uniform distribution: Beta(1, 1) is between the two."""
+    beta, uniform = _contracts.parameters(
+        "interop.beta_uniform",
+        beta=parametric.beta(concentration1, concentration0, 1.0, 1.0),
+        uniform=parametric.uniform(0.0, 1.0, low, high),
+    )
+    return beta + uniform
+
+
+def uniform_beta(low: Any, high: Any, concentration1: Any, concentration0: Any) -> Array:
+    """Of Uniform(0, 1), which is Beta(1, 1), and a Beta distribution. inf where p is not
+    within [0, 1], and nan where it is a part of that: there is no such family.
+    """
+    beta, width = _contracts.parameters(
+        "interop.uniform_beta",
+        beta=parametric.beta(1.0, 1.0, concentration1, concentration0),
+        width=parametric.uniform(low, high, 0.0, 1.0),
+    )
+    return nan_where((width > 0) & (width < jnp.inf), beta + width)
+
+
+def poisson_log_rate(log_rate_p: Any, log_rate_q: Any) -> Array:
+    """`parametric.poisson` of rates e^x and e^y: e^x (e^d - 1 - d), d = y - x."""
+    x, y = _contracts.parameters(
+        "interop.poisson_log_rate", log_rate_p=log_rate_p, log_rate_q=log_rate_q
+    )
+    d = jnp.where(x == y, 0, y - x)
+    # From d = 1 on as e^y (1 - (1 + d) e^-d), which does not overflow where e^d does. At
+    # d = 100 the product is 4e-42, and inf times 0 would be nan.
+    far = d > 1
+    small = jnp.minimum(jnp.where(far, d, 1), 100)
+    of_q = jnp.exp(y) * (1 - (1 + small) * jnp.exp(-small))
+    return jnp.where(far, of_q, jnp.exp(x) * phi(jnp.where(far, 0, d)))
+
+
+def diagonal_matrix(diagonal: Array) -> Array:
+    size = diagonal.shape[-1]
+    one = jnp.broadcast_to(jnp.eye(size, dtype=bool), (*diagonal.shape, size))
+    return jnp.where(one, jnp.expand_dims(diagonal, -1), 0)
+
+
+def with_positive_diagonal(factor: Array) -> Array:
+    """Another factor of the same covariance: some columns change their sign."""
+    diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)
+    return factor * jnp.expand_dims(jnp.where(diagonal < 0, -1.0, 1.0), -2)

@@ -1,0 +1,168 @@
+"""Distrax, whose distributions are in the registry of TensorFlow Probability, too."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+
+from kl_jax.elementwise import logits_from_probs
+from kl_jax.interop import _forms, tfp
+from kl_jax.interop._rules import (
+    Between,
+    Family,
+    KLBetween,
+    Library,
+    Members,
+    Parameters,
+    attributes,
+    beside,
+    both_are,
+    composed,
+    family,
+    pairs,
+    required,
+)
+
+
+def _distrax(function: str) -> Any:
+    return required(function, "distrax", "distrax")
+
+
+def register_distrax() -> None:
+    """Makes `kl_divergence` of Distrax's distributions use the closed forms of kl_jax.
+
+    For the families that both have, against one another and against those of TensorFlow
+    Probability; two of those need `register_tfp`. Independent, Joint and transformed
+    distributions remain Distrax's to take apart. Holds for this process and for what is
+    traced after it; a second call does nothing.
+
+    Raises:
+      ImportError: If Distrax cannot be imported.
+
+    >>> import distrax
+    >>> from kl_jax import interop
+    >>> interop.register_distrax()
+    >>> p, q = distrax.Normal(0.0, 1.0), distrax.Normal(1.0, 2.0)
+    >>> print(f"{p.kl_divergence(q):.4f}")
+    0.4431
+    """
+    distrax, substrate = _distrax("register_distrax"), tfp.substrate("register_distrax")
+    table = _table(distrax, substrate)
+    which = (x for x in pairs(table) if any(issubclass(c, distrax.Distribution) for c in x))
+    tfp.register(substrate, table, which)
+
+
+@functools.cache
+def _table(distrax: Any, substrate: Any) -> tuple[Family, ...]:
+    tfd = substrate.distributions
+    located, concentrated = attributes("loc", "scale"), attributes("concentration")
+
+    def both(name: str, ours: Parameters, theirs: Parameters | None = None) -> Members:
+        return {getattr(distrax, name): ours, getattr(tfd, name): theirs or ours}
+
+    gammas = {
+        **both("Gamma", attributes("concentration", "rate")),
+        tfd.Exponential: lambda x: (1.0, x.rate),
+        tfd.Chi2: lambda x: (x.df / 2, 0.5),
+    }
+    concentrations = attributes("concentration1", "concentration0")
+    beta = both("Beta", attributes("alpha", "beta"), concentrations)
+    uniform = both("Uniform", attributes("low", "high"))
+    # Distrax compares a Dirichlet distribution of two with a Beta distribution.
+    stacked = {cls: _stacked(parameters) for cls, parameters in beta.items()}
+    simplex = {**both("Dirichlet", concentrated), **stacked}
+    # A one-hot distribution of Distrax is a Categorical, and compared with one.
+    outcomes = {
+        **both("Categorical", _outcomes, tfp.outcomes_of),
+        tfd.OneHotCategorical: tfp.outcomes_of,
+    }
+    normals = {
+        distrax.MultivariateNormalFromBijector: functools.partial(_diagonal, distrax),
+        tfd.MultivariateNormalLinearOperator: functools.partial(tfp.diagonal, substrate),
+    }
+    full = {
+        distrax.MultivariateNormalFromBijector: functools.partial(_factor, distrax),
+        tfd.MultivariateNormalLinearOperator: functools.partial(tfp.factor, substrate),
+    }
+    of_independent = functools.partial(tfp.independent_normal, (distrax.Normal, tfd.Normal))
+    return (
+        family("bernoulli", both("Bernoulli", attributes("_probs"), attributes("probs"))),
+        family("bernoulli_logits", both("Bernoulli", _logit, tfp.logit)),
+        Family("kl_divergence", _forms.categorical, outcomes, outcomes),
+        family("normal_log_variance", {distrax.LogStddevNormal: _log_variance}),
+        family("normal", both("Normal", located)),
+        family("laplace", both("Laplace", located)),
+        family("gumbel", both("Gumbel", located)),
+        family("gamma", gammas),
+        family("uniform", uniform),
+        family("beta", beta),
+        composed(_forms.beta_uniform, beta, uniform),
+        composed(_forms.uniform_beta, uniform, beta),
+        Family("parametric.dirichlet", _forms.dirichlet, simplex, simplex),
+        family("von_mises", both("VonMises", attributes("loc", "concentration"))),
+        *beside("multivariate_normal_diag", normals, both("Independent", of_independent)),
+        *beside(
+            "multivariate_normal",
+            full,
+            both("Independent", tfp.with_matrix(of_independent)),
+        ),
+    )
+
+
+# Which of logits and probs a distribution was given is only in these attributes: the public
+# ones compute what was not.
+
+
+def _logit(x: Any) -> tuple[Any, ...]:
+    return (_forms.logit(x._probs) if x._logits is None else x._logits,)
+
+
+def _outcomes(x: Any) -> tuple[Any, ...]:
+    return (logits_from_probs(x._probs) if x._logits is None else x._logits,)
+
+
+def _log_variance(x: Any) -> tuple[Any, ...]:
+    return x.loc, 2 * x.log_scale
+
+
+def _stacked(of_beta: Parameters) -> Parameters:
+    """Those of a Beta distribution as of a Dirichlet distribution."""
+
+    def parameters(x: Any) -> tuple[Any, ...] | None:
+        found = of_beta(x)
+        return found and (jnp.stack(jnp.broadcast_arrays(*found), -1),)
+
+    return parameters
+
+
+def _diagonal(distrax: Any, x: Any) -> tuple[Any, ...] | None:
+    """loc and scale where `scale` is diagonal, of any sign."""
+    return (
+        (x.loc, jnp.abs(x.scale.diag)) if isinstance(x.scale, distrax.DiagLinear) else None
+    )
+
+
+def _factor(distrax: Any, x: Any) -> tuple[Any, ...] | None:
+    """loc and Cholesky factor where `scale` is lower triangular or diagonal."""
+    if isinstance(x.scale, distrax.TriangularLinear) and x.scale.is_lower:
+        return x.loc, _forms.with_positive_diagonal(x.scale.matrix)
+    return tfp.with_matrix(functools.partial(_diagonal, distrax))(x)
+
+
+def _parts(p: Any, q: Any, between: Between) -> KLBetween | None:
+    """As Distrax's rule."""
+    ours = _distrax("kl_between").Independent
+    theirs = tfp.substrate("kl_between").distributions.Independent
+    if both_are((ours, theirs), p, q):
+        return tfp.independent(p, q, between)
+    return None
+
+
+DISTRAX = Library(
+    "distrax",
+    lambda: _table(_distrax("kl_between"), tfp.substrate("kl_between")),
+    _parts,
+    lambda p, q: tfp.substrate("kl_between").distributions.kl_divergence(p, q),
+)

@@ -1,0 +1,170 @@
+"""NumPyro, whose `kl_divergence` is a dispatcher on the classes of p and q."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+
+from kl_jax.elementwise import logits_from_probs
+from kl_jax.interop import _forms
+from kl_jax.interop._rules import (
+    Between,
+    Family,
+    KLBetween,
+    Library,
+    Registered,
+    attributes,
+    beside,
+    both_are,
+    composed,
+    family,
+    one_event_shape,
+    pairs,
+    required,
+)
+
+
+def _distributions(function: str) -> Any:
+    return required(function, "numpyro.distributions", "numpyro")
+
+
+def register_numpyro() -> None:
+    """Makes `numpyro.distributions.kl_divergence` use the closed forms of kl_jax.
+
+    For the families that both have, and so in all that NumPyro makes of them, such as
+    `TraceMeanField_ELBO`. Independent, expanded and masked distributions remain NumPyro's
+    to take apart, and so does what it alone has, such as KL of a Delta, which is
+    -log q(v), or of a Kumaraswamy and a Beta distribution. Holds for this process and for
+    what is traced after it; a second call does nothing.
+
+    Raises:
+      ImportError: If NumPyro cannot be imported.
+
+    >>> import numpyro.distributions as dist
+    >>> from kl_jax import interop
+    >>> interop.register_numpyro()
+    >>> print(f"{dist.kl_divergence(dist.Exponential(1.0), dist.Gamma(2.0, 1.0)):.4f}")
+    0.5772
+    """
+    d = _distributions("register_numpyro")
+    table, dispatcher = _table(d), d.kl_divergence
+    # All are resolved before the first is added: `dispatch` after `add` sorts all pairs.
+    before = {pair: dispatcher.dispatch(*pair) for pair in pairs(table)}
+    for pair, otherwise in before.items():
+        if not isinstance(dispatcher.funcs.get(pair), Registered):
+            dispatcher.add(pair, Registered(table, otherwise))
+
+
+@functools.cache
+def _table(d: Any) -> tuple[Family, ...]:
+    located, scaled = attributes("loc", "scale"), attributes("scale")
+    probs, logits = attributes("probs"), attributes("logits")
+    exponential = {d.Exponential: attributes("rate")}
+    beta = {d.Beta: attributes("concentration1", "concentration0")}
+    uniform = {d.Uniform: attributes("low", "high")}
+    gammas = {
+        d.Gamma: attributes("concentration", "rate"),
+        d.Exponential: lambda x: (1.0, x.rate),
+        d.Chi2: lambda x: (x.df / 2, 0.5),
+    }
+    by_logit = {
+        d.BernoulliLogits: logits,
+        d.BernoulliProbs: lambda x: (_forms.logit(x.probs),),
+    }
+    trials = {
+        d.BinomialLogits: attributes("total_count", "logits"),
+        d.BinomialProbs: lambda x: (x.total_count, _forms.logit(x.probs)),
+    }
+    failures = {
+        d.GeometricLogits: logits,
+        d.GeometricProbs: lambda x: (_forms.logit(x.probs),),
+    }
+    outcomes = {
+        d.CategoricalLogits: logits,
+        d.CategoricalProbs: lambda x: (logits_from_probs(x.probs),),
+    }
+    full = {d.MultivariateNormal: attributes("loc", "scale_tril")}
+    diagonal = {d.Independent: functools.partial(_diagonal, d)}
+    factors = attributes("loc", "cov_factor", "cov_diag")
+    return (
+        family("bernoulli", {d.BernoulliProbs: probs}),
+        family("bernoulli_logits", by_logit),
+        family("binomial", {d.BinomialProbs: attributes("total_count", "probs")}),
+        composed(_forms.binomial_logits, trials, trials),
+        family("geometric", {d.GeometricProbs: probs}),
+        composed(_forms.geometric_logits, failures, failures),
+        Family("kl_divergence", _forms.categorical, outcomes, outcomes),
+        family("poisson", {d.Poisson: attributes("rate")}),
+        family("normal", {d.Normal: located}),
+        family("log_normal", {d.LogNormal: located}),
+        family("half_normal", {d.HalfNormal: scaled}),
+        family("laplace", {d.Laplace: located}),
+        family("cauchy", {d.Cauchy: located}),
+        family("gumbel", {d.Gumbel: located}),
+        family("weibull", {d.Weibull: attributes("scale", "concentration")}),
+        family("exponential", exponential),
+        family("chi2", {d.Chi2: attributes("df")}),
+        family("gamma", gammas),
+        family("inverse_gamma", {d.InverseGamma: attributes("concentration", "rate")}),
+        family("pareto", {d.Pareto: attributes("scale", "alpha")}),
+        family("uniform", uniform),
+        family("beta", beta),
+        composed(_forms.beta_uniform, beta, uniform),
+        composed(_forms.uniform_beta, uniform, beta),
+        family("dirichlet", {d.Dirichlet: attributes("concentration")}),
+        family("von_mises", {d.VonMises: attributes("loc", "concentration")}),
+        *beside("multivariate_normal", full, diagonal),
+        family("low_rank_multivariate_normal", {d.LowRankMultivariateNormal: factors}),
+    )
+
+
+def _diagonal(d: Any, x: Any) -> tuple[Any, ...] | None:
+    """loc and factor of independent normal components along one axis."""
+    base = x.base_dist
+    normal = _unexpanded(d, base)
+    if not isinstance(normal, d.Normal) or x.reinterpreted_batch_ndims != 1:
+        return None
+    loc, scale = jnp.broadcast_arrays(normal.loc, normal.scale)
+    if base is not normal:
+        loc, scale = (jnp.broadcast_to(v, base.batch_shape) for v in (loc, scale))
+    return loc, _forms.diagonal_matrix(scale)
+
+
+def _parts(p: Any, q: Any, between: Between) -> KLBetween | None:
+    """As NumPyro's rules for these classes. Of what is all masked KL is its own."""
+    d = _distributions("kl_between")
+    if isinstance(p, d.ExpandedDistribution) or isinstance(q, d.ExpandedDistribution):
+        found = between(_unexpanded(d, p), _unexpanded(d, q))
+        shape = jnp.broadcast_shapes(p.batch_shape, q.batch_shape)
+        return KLBetween(jnp.broadcast_to(found.value, shape), found.rule)
+    if both_are(d.Independent, p, q):
+        one_event_shape("kl_between", p, q)
+        shared = min(p.reinterpreted_batch_ndims, q.reinterpreted_batch_ndims)
+        found = between(_less_independent(p, shared), _less_independent(q, shared))
+        return KLBetween(jnp.sum(found.value, tuple(range(-shared, 0))), found.rule)
+    if (
+        both_are(d.MaskedDistribution, p, q)
+        and p._mask is not False
+        and q._mask is not False
+    ):
+        found = between(p.base_dist, q.base_dist)
+        return KLBetween(jnp.where(p._mask & q._mask, found.value, 0), found.rule)
+    return None
+
+
+def _unexpanded(d: Any, x: Any) -> Any:
+    return x.base_dist if isinstance(x, d.ExpandedDistribution) else x
+
+
+def _less_independent(x: Any, dimensions: int) -> Any:
+    return x.base_dist.to_event(x.reinterpreted_batch_ndims - dimensions)
+
+
+NUMPYRO = Library(
+    "numpyro",
+    lambda: _table(_distributions("kl_between")),
+    _parts,
+    lambda p, q: _distributions("kl_between").kl_divergence(p, q),
+)

@@ -1,0 +1,219 @@
+"""TensorFlow Probability on JAX, whose `kl_divergence` looks in a registry of pairs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from kl_jax._arithmetic import nan_where
+from kl_jax.elementwise import logits_from_probs
+from kl_jax.interop import _forms
+from kl_jax.interop._rules import (
+    Between,
+    Family,
+    KLBetween,
+    Library,
+    Parameters,
+    Registered,
+    attributes,
+    beside,
+    both_are,
+    composed,
+    family,
+    one_event_shape,
+    pairs,
+    required,
+)
+
+
+def substrate(function: str) -> Any:
+    """The package, imported now."""
+    return required(function, "tensorflow_probability.substrates.jax", "tfp-nightly")
+
+
+def register_tfp() -> None:
+    """Makes `kl_divergence` of TensorFlow Probability use the closed forms of kl_jax.
+
+    That of `tensorflow_probability.substrates.jax.distributions`, and the method of a
+    distribution, for the families that both have, and so in all that it makes of them:
+    Independent, Masked, Sample and transformed distributions remain its own to take apart.
+    So does what it alone has, such as a scale that is neither diagonal nor triangular, and
+    Gamma distributions by `log_rate`. Holds for this process and for what is traced after
+    it; a second call does nothing.
+
+    Raises:
+      ImportError: If TensorFlow Probability cannot be imported.
+
+    >>> from tensorflow_probability.substrates import jax as tfp
+    >>> from kl_jax import interop
+    >>> interop.register_tfp()
+    >>> p, q = tfp.distributions.Exponential(1.0), tfp.distributions.Gamma(2.0, 1.0)
+    >>> print(f"{p.kl_divergence(q):.4f}")
+    0.5772
+    """
+    tfp = substrate("register_tfp")
+    table = _table(tfp)
+    register(tfp, table, pairs(table))
+
+
+def register(tfp: Any, table: Sequence[Family], which: Iterable[tuple[type, type]]) -> None:
+    """Pairs of classes, in the registry of TensorFlow Probability.
+
+    Its RegisterKL refuses a pair that it has.
+    """
+    registry = tfp.distributions.kullback_leibler
+    before = {pair: registry._registered_kl(*pair) for pair in which}
+    for pair, otherwise in before.items():
+        if not isinstance(registry._DIVERGENCES.get(pair), Registered):
+            registry._DIVERGENCES[pair] = Registered(table, otherwise)
+
+
+@functools.cache
+def _table(tfp: Any) -> tuple[Family, ...]:
+    d = tfp.distributions
+    located, probs = attributes("loc", "scale"), attributes("probs")
+    beta = {d.Beta: attributes("concentration1", "concentration0")}
+    uniform = {d.Uniform: attributes("low", "high")}
+    gammas = {
+        d.Gamma: attributes("concentration", "rate"),
+        d.Exponential: lambda x: (1.0, x.rate),
+        d.Chi2: lambda x: (x.df / 2, 0.5),
+    }
+    trials = {d.Binomial: lambda x: (x.total_count, *logit(x))}
+    failures = {d.Geometric: logit}
+    log_rates = {d.Poisson: _log_rate}
+    # In one of two classes, which have other events.
+    outcomes = [{cls: outcomes_of} for cls in (d.Categorical, d.OneHotCategorical)]
+    normal = {d.MultivariateNormalLinearOperator: functools.partial(diagonal, tfp)}
+    full = {d.MultivariateNormalLinearOperator: functools.partial(factor, tfp)}
+    independent = functools.partial(independent_normal, d.Normal)
+    return (
+        family("bernoulli", {d.Bernoulli: probs}),
+        family("bernoulli_logits", {d.Bernoulli: logit}),
+        family("binomial", {d.Binomial: attributes("total_count", "probs")}),
+        composed(_forms.binomial_logits, trials, trials),
+        family("geometric", {d.Geometric: probs}),
+        composed(_forms.geometric_logits, failures, failures),
+        *(Family("kl_divergence", _forms.categorical, x, x) for x in outcomes),
+        family("poisson", {d.Poisson: attributes("rate")}),
+        composed(_forms.poisson_log_rate, log_rates, log_rates),
+        family("normal", {d.Normal: located}),
+        family("log_normal", {d.LogNormal: located}),
+        family("half_normal", {d.HalfNormal: attributes("scale")}),
+        family("laplace", {d.Laplace: located}),
+        family("cauchy", {d.Cauchy: located}),
+        family("gumbel", {d.Gumbel: located}),
+        family("weibull", {d.Weibull: attributes("scale", "concentration")}),
+        family("exponential", {d.Exponential: attributes("rate")}),
+        family("chi2", {d.Chi2: attributes("df")}),
+        family("gamma", gammas),
+        family("inverse_gamma", {d.InverseGamma: attributes("concentration", "scale")}),
+        family("pareto", {d.Pareto: attributes("scale", "concentration")}),
+        family("uniform", uniform),
+        family("beta", beta),
+        composed(_forms.beta_uniform, beta, uniform),
+        composed(_forms.uniform_beta, uniform, beta),
+        family("dirichlet", {d.Dirichlet: attributes("concentration")}),
+        family("continuous_bernoulli", {d.ContinuousBernoulli: probs}),
+        family("continuous_bernoulli_logits", {d.ContinuousBernoulli: logit}),
+        family("von_mises", {d.VonMises: attributes("loc", "concentration")}),
+        *beside("multivariate_normal_diag", normal, {d.Independent: independent}),
+        *beside("multivariate_normal", full, {d.Independent: with_matrix(independent)}),
+        family(
+            "low_rank_multivariate_normal",
+            {d.MultivariateNormalDiagPlusLowRankCovariance: _low_rank},
+        ),
+    )
+
+
+def logit(x: Any) -> tuple[Any, ...]:
+    """By logits, or by what probs are converted to."""
+    return (_forms.logit(x.probs) if x.logits is None else x.logits,)
+
+
+def outcomes_of(x: Any) -> tuple[Any, ...]:
+    """By the logits of all outcomes, likewise."""
+    return (logits_from_probs(x.probs) if x.logits is None else x.logits,)
+
+
+def _log_rate(x: Any) -> tuple[Any, ...]:
+    return (logits_from_probs(x.rate) if x.log_rate is None else x.log_rate,)
+
+
+def _loc(x: Any) -> Any:
+    return 0.0 if x.loc is None else x.loc
+
+
+def diagonal(tfp: Any, x: Any) -> tuple[Any, ...] | None:
+    """loc and scale where `scale` is diagonal, of any sign."""
+    linalg = tfp.tf2jax.linalg
+    kinds = linalg.LinearOperatorDiag, linalg.LinearOperatorScaledIdentity
+    if not isinstance(x.scale, (*kinds, linalg.LinearOperatorIdentity)):
+        return None
+    return _loc(x), jnp.abs(x.scale.diag_part())
+
+
+def factor(tfp: Any, x: Any) -> tuple[Any, ...] | None:
+    """loc and Cholesky factor where `scale` is triangular or diagonal."""
+    if isinstance(x.scale, tfp.tf2jax.linalg.LinearOperatorLowerTriangular):
+        return _loc(x), _forms.with_positive_diagonal(x.scale.to_dense())
+    return with_matrix(functools.partial(diagonal, tfp))(x)
+
+
+def with_matrix(of_diagonal: Parameters) -> Parameters:
+    """loc and Cholesky factor of those for which a function returns loc and scale."""
+
+    def parameters(x: Any) -> tuple[Any, ...] | None:
+        found = of_diagonal(x)
+        return found and (found[0], _forms.diagonal_matrix(found[1]))
+
+    return parameters
+
+
+def independent_normal(normals: Any, x: Any) -> tuple[Any, ...] | None:
+    """loc and scale of independent normal components along one axis."""
+    if not isinstance(x.distribution, normals) or len(tuple(x.event_shape)) != 1:
+        return None
+    return tuple(jnp.broadcast_arrays(x.distribution.loc, x.distribution.scale))
+
+
+def _low_rank(x: Any) -> tuple[Any, ...]:
+    return _loc(x), x.cov_perturb_factor, x.cov_diag_factor
+
+
+def independent(p: Any, q: Any, between: Between) -> KLBetween | None:
+    """Of as many components with equal events; else what the library makes of it."""
+    one_event_shape("kl_between", p, q)
+    inner = [x.distribution for x in (p, q)]
+    events = [tuple(x.event_shape) for x in inner]
+    if events[0] != events[1]:
+        return None
+    found = between(*inner)
+    components = len(tuple(p.event_shape)) - len(events[0])
+    return KLBetween(jnp.sum(found.value, tuple(range(-components, 0))), found.rule)
+
+
+def _parts(p: Any, q: Any, between: Between) -> KLBetween | None:
+    """As the rules of TensorFlow Probability for these classes. What must raise where
+    statistics are nan, it raises itself.
+    """
+    d = substrate("kl_between").distributions
+    if both_are(d.Independent, p, q):
+        return independent(p, q, between)
+    if both_are(d.Masked, p, q) and p.allow_nan_stats and q.allow_nan_stats:
+        found = between(p.distribution, q.distribution)
+        a, b = p.validity_mask, q.validity_mask
+        value = nan_where(a != b, jnp.where(a & b, found.value, 0))
+        return KLBetween(value, found.rule)
+    return None
+
+
+TFP = Library(
+    "tfp",
+    lambda: _table(substrate("kl_between")),
+    _parts,
+    lambda p, q: substrate("kl_between").distributions.kl_divergence(p, q),
+)
