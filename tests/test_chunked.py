@@ -338,6 +338,22 @@ def test_memory_is_that_of_a_chunk(rows):
     assert temporary_memory(gradient, h, w) <= 4 * 2**20
 
 
+@pytest.mark.parametrize("divergence", [kl_divergence, jensen_shannon_divergence])
+def test_the_derivative_computes_no_sum_anew(divergence):
+    """The first pass over the logits asks whether all of them are finite, and once."""
+
+    def head(h_p, h_q, *, w):
+        return divergence(h_p @ w, h_q @ w)
+
+    def loss(h_p, h_q, w):
+        return mean(chunked(head, 4))(h_p, h_q, w=w)
+
+    shapes = (8, 3), (8, 3), (3, 5)
+    arguments = [jax.ShapeDtypeStruct(x, jnp.float32) for x in shapes]
+    program = jax.jit(jax.value_and_grad(loss, 1)).lower(*arguments).compile()
+    assert program.as_text().count("conditional(") == 1
+
+
 def test_dense_rows_are_not_copied():
     """Logits of 8 MiB that are given, of which the last chunk repeats some."""
     x = jax.ShapeDtypeStruct((250, 8192), jnp.float32)
