@@ -2211,6 +2211,12 @@ A negative entry on the diagonal is no scale.
 +jnp.ones_like(diagonal)
 test_interop.py::test_independent_components_against_a_diagonal[tfp]
 
+outcomes_that_round_to_0
+Outcomes of p whose probability rounds to 0 are outcomes of p.
+-return kl_divergence(jnp.where(absent, -jnp.inf, a), b)
++return kl_divergence(a, b)
+test_interop.py::test_outcomes_that_round_to_0
+
 [interop/_rules.py]
 
 parameters_not_given

@@ -44,7 +44,9 @@ def kl_between(p: Any, q: Any) -> KLBetween:
 
     Boundary: that of the function that `rule` names. The libraries' KL of a point v is
       -log q(v), also of a density q, where it is inf. Of a uniform distribution on a part
-      of [0, 1] and a Beta distribution it is nan, as there is no common family.
+      of [0, 1] and a Beta distribution it is nan, as there is no common family. Of two
+      categorical distributions of Distrax an outcome whose probability rounds to 0 is none
+      of p, as there: it does not make KL inf where q has none of it either.
     Gradient: in the parameters that p and q are made of, of every order, as there.
     Error: that of the table in `kl_jax.parametric`. Where one of p and q is given by logits
       and the other by probs, probs are converted, and that rounds: digits are lost where

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from kl_jax import _contracts, parametric
 from kl_jax._arithmetic import multiply, nan_where
@@ -36,6 +36,13 @@ def _vectors(function: str, p: Any, q: Any) -> list[Array]:
 def categorical(logits_p: Any, logits_q: Any) -> Array:
     """`kl_divergence` of batches that broadcast."""
     return kl_divergence(*_vectors("kl_divergence", logits_p, logits_q))
+
+
+def categorical_of_probs(logits_p: Any, logits_q: Any) -> Array:
+    """`categorical`, where an outcome of p is one whose probability does not round to 0."""
+    a, b = _vectors("kl_divergence", logits_p, logits_q)
+    absent = jax.nn.softmax(lax.stop_gradient(a)) == 0
+    return kl_divergence(jnp.where(absent, -jnp.inf, a), b)
 
 
 def dirichlet(concentration_p: Any, concentration_q: Any) -> Array:

@@ -90,7 +90,8 @@ def _table(distrax: Any, substrate: Any) -> tuple[Family, ...]:
     return (
         family("bernoulli", both("Bernoulli", attributes("_probs"), attributes("probs"))),
         family("bernoulli_logits", both("Bernoulli", _logit, tfp.logit)),
-        Family("kl_divergence", _forms.categorical, outcomes, outcomes),
+        # Distrax multiplies by probabilities: where p rounds to 0 its KL is not inf.
+        Family("kl_divergence", _forms.categorical_of_probs, outcomes, outcomes),
         family("normal_log_variance", {distrax.LogStddevNormal: _log_variance}),
         family("normal", both("Normal", located)),
         family("laplace", both("Laplace", located)),
