@@ -291,6 +291,7 @@ def test_the_upper_bound_of_mixtures_that_nearly_agree(noise):
         assert abs(found - true) <= 4e-7 * true  # 1.4 ULP, 1.6e-7, of 60 such cases
 
 
+@pytest.mark.slow  # six programs of loops
 def test_the_upper_bound_by_steps():
     """The first step is Hershey and Olsen's, no step is for the worse, and after k of them
     the bound is within log(1 / min w) / k of the least on a grid of couplings.
@@ -330,6 +331,7 @@ def textbook(v, w, c, d):
     return jnp.sum(jax.nn.softmax(v) * (of_p - of_q))
 
 
+@pytest.mark.slow
 def test_derivatives_of_the_approximation():
     """First and second, of 3 and 3 components and of 3 and 2."""
     rng = np.random.default_rng(8)
@@ -351,6 +353,7 @@ def test_derivatives_of_the_approximation():
         np.testing.assert_allclose(f, t, rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_of_the_upper_bound():
     """That of -log(sum w e^-d) where p has one component, which is the best t; and of two
     that nearly agree that of KL of the weights and of the KLs of the pairs.
@@ -406,6 +409,7 @@ def test_components_that_are_absent_or_out_of_reach():
         assert all(np.isfinite(g[:-1]).all() for g in gradients)
 
 
+@pytest.mark.slow
 def test_distances_that_differ_between_devices():
     """In `shard_map`, of weights that do not."""
     mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
