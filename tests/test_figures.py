@@ -108,10 +108,9 @@ def test_closed_forms():
     promised to a condition number of 30, and its class of 1e3 stands in the text.
     """
     of_float32 = (t for t in tables("parametric") if t[0][:2] == ["float32", "p and q"])
-    worst = {}
-    for name, kind, found, *_ in itertools.chain.from_iterable(
-        rows for _, rows in of_float32
-    ):
+    rows = itertools.chain.from_iterable(rows for _, rows in of_float32)
+    worst = {"normal_log_variance": 2.5}  # of tests/test_parametric.py alone
+    for name, kind, found, *_ in rows:
         if (name, kind.split(",")[0]) != ("multivariate_normal", "condition number 1e3"):
             worst[name] = max(worst.get(name, 0.0), float(found))
     table = re.findall(r"^\| `(\w+)` \|.*\| ([\d.]+) \|$", parametric.__doc__, re.M)
