@@ -504,6 +504,11 @@ def test_distrax_beside_tfp(distrax, tfd):
             diagonal = [d.MultivariateNormalDiag(*x) for d, x in ((a, p), (b, q))]
             rule = "parametric.multivariate_normal_diag"
             assert_same(tfd, *diagonal, (), value, rule)
+    # Of one of each, also by Distrax's own call: 1e-8, where the textbook's rounds to 1e-7.
+    b = float(np.float32(2.0002))
+    found = distrax.Gamma(2.0, 1.0).kl_divergence(tfd.Gamma(np.float32(b), 1.0))
+    exact = float(true("gamma", 2.0, 1.0, b, 1.0))
+    assert abs(float(found) - exact) <= 1e-6 * exact
     wrapped = distrax.as_distribution(tfd.Cauchy(0.5, 1.0))
     cauchy = float(true("cauchy", 0.5, 1.0, 1.0, 2.0))
     assert_same(tfd, wrapped, tfd.Cauchy(1.0, 2.0), (), cauchy, "distrax")
