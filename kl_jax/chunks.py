@@ -59,8 +59,8 @@ def chunked(fun: Callable[P, Result], size: int, *, axis: int = 0) -> Callable[P
 
     Gradient: that of `fun`, of every order. Those in keyword arguments are summed over the
       chunks in float32 at least; those in arrays that `fun` closes over, in their own
-      dtype. In reverse mode `fun` is computed twice, and of it only a dozen
-      numbers a row of each divergence are kept.
+      dtype. In reverse mode `fun` is computed twice, and of it only a dozen numbers a row
+      of each divergence are kept.
 
     Under plain `jit` devices may share the rows. They share each chunk if `size` divides
     the number of rows and the number of devices divides `size`; else they gather the rows,

@@ -853,8 +853,8 @@ test_divergences.py::test_error_and_gradients_of_the_others[skew_kl-float32]
 
 shares_of_the_other_side
 The logarithm of the mixture has the weight of the larger for the smaller.
--of_smaller, of_larger = (jnp.where(above, *w) for w in (weights, weights[::-1]))
-+of_larger, of_smaller = (jnp.where(above, *w) for w in (weights, weights[::-1]))
+-small, large = (jnp.where(above, *w) for w in (weights, weights[::-1]))
++large, small = (jnp.where(above, *w) for w in (weights, weights[::-1]))
 test_divergences.py::test_error_and_gradients_of_the_others[jensen_shannon 0.1-float32]
 
 shares_in_the_middle
