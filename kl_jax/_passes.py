@@ -284,15 +284,19 @@ def _mode_by_index(a: Array, b: Array) -> OfMode:
     return top, at_mode, None
 
 
-def _largest_divisor(size: int, bound: int) -> int:
-    return max(n for n in range(1, min(size, bound) + 1) if size % n == 0)
+def _even_length(size: int, bound: int) -> int:
+    """Of the longest pieces, up to a bound, that a row can be cut into, or 0 if all are
+    short. A multiple of the 8 numbers of a vector, if there is one: of 50 terms two are
+    computed one at a time, and KL of [4096, 1000] takes 17 CPU ms instead of 12.
+    """
+    lengths = [n for n in range(16, min(size, bound) + 1) if size % n == 0]
+    return max(lengths, key=lambda n: (n % 8 == 0, n), default=0)
 
 
 def _mode_by_chunk(a: Array, b: Array) -> OfMode:
     """Looks for the mode in the one chunk that holds it: 10 % of the whole on CPUs."""
     outcomes = a.shape[-1]
-    size = _largest_divisor(outcomes, 128)
-    size = size if size >= 16 else outcomes
+    size = _even_length(outcomes, 128) or outcomes
     x, y = (z.reshape(*z.shape[:-1], outcomes // size, size) for z in (a, b))
     chunk = jnp.argmax(jnp.max(x, -1), -1, keepdims=True)
     x, y = (jnp.take_along_axis(z, chunk[..., None], -2)[..., 0, :] for z in (x, y))
@@ -342,10 +346,7 @@ _TOGETHER = 8
 def _sum_in_blocks(x: Array, place: Array | None = None) -> Array:
     """Without the term at one place of each row, if that is given."""
     *rows, size = x.shape
-    length = min(size, _BLOCK)
-    # Of a length that divides the row, where there is one that is not short.
-    divisor = _largest_divisor(size, length)
-    length = divisor if divisor >= _BLOCK // 4 else length
+    length = _even_length(size, _BLOCK) or min(size, _BLOCK)
     count = size // length
     x = lax.optimization_barrier(x)
     whole, rest = x[..., : count * length], x[..., count * length :]
