@@ -11,7 +11,7 @@ import oracles
 import pytest
 from programs import in_precision, of_rows, quick
 
-from kl_jax.parametric import _convex, _stirling
+from kl_jax.parametric import _bessel, _convex, _stirling
 
 # Of Bregman divergences and their slopes, relative, in units of the resolution.
 NEAR, FAR = 8, {"float32": 26, "float64": 100}
@@ -20,7 +20,7 @@ NEAR, FAR = 8, {"float32": 26, "float64": 100}
 CONVEX = {
     "log_gamma": (None, (1e-3, 1e6), False),
     "stirling": (_stirling.STIRLING, (1e-3, 1e6), False),
-    "log_bessel": (_convex.LOG_BESSEL, (1e-3, 1e5), False),
+    "log_bessel": (_bessel.log_bessel(0), (1e-3, 1e5), False),
     "exponential_normalizer": (_convex.EXPONENTIAL_NORMALIZER, (1e-3, 1e4), True),
     "softplus": (_convex.SOFTPLUS, (1e-3, 60), True),
 }
@@ -82,14 +82,26 @@ def test_second_derivatives_of_bregman_divergences(name, dtype):
     np.testing.assert_allclose(hessian[1][1], twice, **close)
 
 
-def test_bernoulli_numbers_and_the_series_of_log_bessel():
+def test_bernoulli_numbers():
     expected = [Fraction(*mp.bernfrac(2 * k)) for k in range(1, 15)]
     assert _convex.bernoulli_numbers(14) == expected
-    series = _convex._log_bessel_series(12)
+
+
+def test_debyes_expansion():
+    """At v = 0 its terms are those of log I_0 in 1/k; the exponential of all of them is the
+    Bessel function of large order.
+    """
     with mp.workdps(40):
-        total = mp.fsum(mp.mpf(c) / mp.mpf(200) ** j for j, c in enumerate(series, start=1))
-        true = mp.log(mp.sqrt(2 * mp.pi * 200) * mp.exp(-200) * mp.besseli(0, 200))
-        assert abs(total / true - 1) < 1e-15
+        for v, k in ((0, 200), (300, 0.01), (120, 50)):
+            s = mp.sqrt(mp.mpf(v) ** 2 + mp.mpf(k) ** 2)
+            total = mp.fsum(
+                mp.mpf(c.numerator) / c.denominator / s**n * (v / s) ** (2 * j)
+                for n, row in enumerate(_bessel._debye(12), start=1)
+                for j, c in enumerate(row)
+            )
+            log = s - v * mp.log(v + s) - mp.log(2 * mp.pi * s) / 2
+            true = mp.log(mp.besseli(v, k)) - v * mp.log(k) - log
+            assert abs(total / true - 1) < 1e-15
 
 
 @pytest.mark.parametrize("n", [4, 11, 20])

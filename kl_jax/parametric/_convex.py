@@ -19,8 +19,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import i0e as bessel_i0e
-from jax.scipy.special import i1e as bessel_i1e
 
 from kl_jax._arithmetic import clamp_max, jitted_custom_jvp, polynomial, reciprocal, tangent
 from kl_jax._exponentials import expm1, phi
@@ -166,93 +164,6 @@ def bernoulli_numbers(n: int) -> list[Fraction]:
         terms = (math.comb(m + 1, k) * numbers[k] for k in range(m))
         numbers.append(-sum(terms, Fraction(0)) / (m + 1))
     return numbers[2::2]
-
-
-# With x = k^2 / 4 and b_j = (2j)! / j!^4, the logarithm f of the Bessel function I_0 has
-#
-#     I_0(k)^2 = sum of b_j x^j,    f''(k) = (1/2) sum of b_j x^j / (j + 1)^2 / I_0(k)^2:
-#
-# positive terms. Beyond a bound the asymptotic series of f in 1/k takes over, whose
-# coefficients are positive, too: the bound, and terms of both for errors of 3e-8 and 2e-17.
-_BESSEL = {jnp.dtype("float32"): (16, 42, 12), jnp.dtype("float64"): (30, 90, 26)}
-
-
-@functools.cache
-def _log_bessel_series(n: int) -> list[float]:
-    """Of f(k) - k + log(2 pi k) / 2, the factors of k^-1, k^-2, ..., k^-n."""
-    a = [Fraction(1)]  # of I_0, without the exponential and the root
-    for j in range(1, n + 1):
-        a.append(a[-1] * Fraction((2 * j - 1) ** 2, 8 * j))
-    c = [Fraction(0)]
-    for j in range(1, n + 1):
-        c.append(a[j] - sum((i * c[i] * a[j - i] for i in range(1, j)), Fraction(0)) / j)
-    return [float(x) for x in c[1:]]
-
-
-def _log_bessel_curvature(k: Array) -> Array:
-    bound, terms, tail = _BESSEL[k.dtype]
-    small = k < bound
-    # Powers of x over its largest value: b_j alone would underflow.
-    x = jnp.square(jnp.where(small, k, 0) / bound)
-    scaled = [
-        math.comb(2 * j, j) * (bound / 2) ** (2 * j) / math.factorial(j) ** 2
-        for j in range(terms)
-    ]
-    squared = polynomial(scaled, x)
-    inside = polynomial([b / (2 * (j + 1) ** 2) for j, b in enumerate(scaled)], x)
-    inverse = reciprocal(jnp.where(small, bound, k))
-    series = [
-        0.5,
-        *(j * (j + 1) * c for j, c in enumerate(_log_bessel_series(tail), start=1)),
-    ]
-    outside = inverse * inverse * polynomial(series, inverse)
-    return jnp.where(small, inside / squared, outside)
-
-
-def _bessel_gap(k: Array) -> Array:
-    """1 - I_1(k) / I_0(k)."""
-    bound, _, tail = _BESSEL[k.dtype]
-    end = jnp.maximum(k, bound)
-    inverse = reciprocal(end)
-    series = [0.5, *(j * c for j, c in enumerate(_log_bessel_series(tail), start=1))]
-    outside = inverse * polynomial(series, inverse)
-    # From a quarter of the bound on by the integral up to it: 1 - A would amplify the
-    # error of A up to 30 times.
-    start = jnp.maximum(k, bound / 4)
-    added = (end - start) * _integrals(LOG_BESSEL, start, end - start)[0]
-    return jnp.where(k < bound / 4, 1 - bessel_ratio(k), outside + added)
-
-
-def _log_bessel_near(x: Array, y: Array, difference: Array) -> Array:
-    # I_0 has its first zeros at +-2.4 i.
-    return is_close(x, y) | (jnp.abs(difference) < 2)
-
-
-def _log_bessel_far(x: Array, y: Array, difference: Array) -> Array:
-    ratio = jnp.log(bessel_i0e(x)) - jnp.log(bessel_i0e(y))
-    return ratio + _bessel_gap(y) * difference
-
-
-def _log_bessel_far_slope(x: Array, y: Array, difference: Array) -> Array:
-    return _bessel_gap(y) - _bessel_gap(x)
-
-
-LOG_BESSEL = Convex(
-    jnp.ones_like,
-    _log_bessel_curvature,
-    _log_bessel_near,
-    _log_bessel_far,
-    _log_bessel_far_slope,
-)
-
-
-@jitted_custom_jvp
-def bessel_ratio(k: Array) -> Array:
-    """I_1(k) / I_0(k) for k >= 0: the derivative of log I_0."""
-    return bessel_i1e(k) / bessel_i0e(k)
-
-
-bessel_ratio.defjvps(lambda dk, _, k: _log_bessel_curvature(k) * dk)
 
 
 # f(x) = log((e^x - 1) / x), the normaliser of e^(x t) on [0, 1]. Its Taylor series

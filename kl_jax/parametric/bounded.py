@@ -15,12 +15,8 @@ from kl_jax.elementwise import (
     log_ratio,
     relative_difference,
 )
-from kl_jax.parametric._convex import (
-    EXPONENTIAL_NORMALIZER,
-    LOG_BESSEL,
-    bessel_ratio,
-    bregman,
-)
+from kl_jax.parametric._bessel import bessel_ratio, log_bessel
+from kl_jax.parametric._convex import EXPONENTIAL_NORMALIZER, bregman
 from kl_jax.parametric._stirling import stirling_excess
 from kl_jax.parametric.domain import (
     above_low,
@@ -188,4 +184,5 @@ def von_mises(
     """
     m_p, k_p, m_q, k_q = arrays(loc_p, concentration_p, loc_q, concentration_q)
     turned = jnp.square(jnp.sin((m_p - m_q) / 2))
-    return bregman(LOG_BESSEL, k_q, k_p, k_q - k_p) + 2 * bessel_ratio(k_p) * k_q * turned
+    value = bregman(log_bessel(0), k_q, k_p, k_q - k_p)
+    return value + 2 * bessel_ratio(0, k_p) * k_q * turned
