@@ -8,17 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from kl_jax import _contracts, parametric
+from kl_jax import _contracts, elementwise, parametric
 from kl_jax._arithmetic import multiply, nan_where
 from kl_jax._exponentials import phi
 from kl_jax.divergences import kl_divergence
-from kl_jax.elementwise import log_ratio
 
 
 def logit(probs: Any) -> Array:
-    """log(p / (1 - p)), with the digits of those near p = 1/2."""
-    (p,) = _contracts.numbers("logit", probs=probs)
-    return jnp.where(p == 0, -jnp.inf, log_ratio(p, 1 - p))
+    """`elementwise.logit` of what a library has as probs."""
+    return elementwise.logit(*_contracts.numbers("logit", probs=probs))
 
 
 def _vectors(function: str, p: Any, q: Any) -> list[Array]:
