@@ -20,9 +20,11 @@ from kl_jax.interop._rules import (
     beside,
     both_are,
     composed,
+    converted,
     family,
     pairs,
     required,
+    with_matrix,
 )
 
 
@@ -75,8 +77,8 @@ def _table(distrax: Any, substrate: Any) -> tuple[Family, ...]:
     simplex = {**both("Dirichlet", concentrated), **stacked}
     # A one-hot distribution of Distrax is a Categorical, and compared with one.
     outcomes = {
-        **both("Categorical", _outcomes, tfp.outcomes_of),
-        tfd.OneHotCategorical: tfp.outcomes_of,
+        **both("Categorical", _logits, tfp.logits),
+        tfd.OneHotCategorical: tfp.logits,
     }
     normals = {
         distrax.MultivariateNormalFromBijector: functools.partial(_diagonal, distrax),
@@ -107,7 +109,7 @@ def _table(distrax: Any, substrate: Any) -> tuple[Family, ...]:
         *beside(
             "multivariate_normal",
             full,
-            both("Independent", tfp.with_matrix(of_independent)),
+            both("Independent", with_matrix(of_independent)),
         ),
     )
 
@@ -116,12 +118,8 @@ def _table(distrax: Any, substrate: Any) -> tuple[Family, ...]:
 # ones compute what was not.
 
 
-def _logit(x: Any) -> tuple[Any, ...]:
-    return (_forms.logit(x._probs) if x._logits is None else x._logits,)
-
-
-def _outcomes(x: Any) -> tuple[Any, ...]:
-    return (logits_from_probs(x._probs) if x._logits is None else x._logits,)
+_logit = converted(_forms.logit, "_probs", "_logits")
+_logits = converted(logits_from_probs, "_probs", "_logits")
 
 
 def _log_variance(x: Any) -> tuple[Any, ...]:
@@ -149,7 +147,7 @@ def _factor(distrax: Any, x: Any) -> tuple[Any, ...] | None:
     """loc and Cholesky factor where `scale` is lower triangular or diagonal."""
     if isinstance(x.scale, distrax.TriangularLinear) and x.scale.is_lower:
         return x.loc, _forms.with_positive_diagonal(x.scale.matrix)
-    return tfp.with_matrix(functools.partial(_diagonal, distrax))(x)
+    return with_matrix(functools.partial(_diagonal, distrax))(x)
 
 
 def _parts(p: Any, q: Any, between: Between) -> KLBetween | None:

@@ -23,6 +23,7 @@ from kl_jax.interop._rules import (
     one_event_shape,
     pairs,
     required,
+    with_matrix,
 )
 
 
@@ -86,7 +87,7 @@ def _table(d: Any) -> tuple[Family, ...]:
         d.CategoricalProbs: lambda x: (logits_from_probs(x.probs),),
     }
     full = {d.MultivariateNormal: attributes("loc", "scale_tril")}
-    diagonal = {d.Independent: functools.partial(_diagonal, d)}
+    diagonal = {d.Independent: with_matrix(functools.partial(_normals, d))}
     factors = attributes("loc", "cov_factor", "cov_diag")
     return (
         family("bernoulli", {d.BernoulliProbs: probs}),
@@ -120,8 +121,8 @@ def _table(d: Any) -> tuple[Family, ...]:
     )
 
 
-def _diagonal(d: Any, x: Any) -> tuple[Any, ...] | None:
-    """loc and factor of independent normal components along one axis."""
+def _normals(d: Any, x: Any) -> tuple[Any, ...] | None:
+    """loc and scale of independent normal components along one axis."""
     base = x.base_dist
     normal = _unexpanded(d, base)
     if not isinstance(normal, d.Normal) or x.reinterpreted_batch_ndims != 1:
@@ -129,7 +130,7 @@ def _diagonal(d: Any, x: Any) -> tuple[Any, ...] | None:
     loc, scale = jnp.broadcast_arrays(normal.loc, normal.scale)
     if base is not normal:
         loc, scale = (jnp.broadcast_to(v, base.batch_shape) for v in (loc, scale))
-    return loc, _forms.diagonal_matrix(scale)
+    return loc, scale
 
 
 def _parts(p: Any, q: Any, between: Between) -> KLBetween | None:

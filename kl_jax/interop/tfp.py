@@ -16,16 +16,17 @@ from kl_jax.interop._rules import (
     Family,
     KLBetween,
     Library,
-    Parameters,
     Registered,
     attributes,
     beside,
     both_are,
     composed,
+    converted,
     family,
     one_event_shape,
     pairs,
     required,
+    with_matrix,
 )
 
 
@@ -86,7 +87,7 @@ def _table(tfp: Any) -> tuple[Family, ...]:
     failures = {d.Geometric: logit}
     log_rates = {d.Poisson: _log_rate}
     # In one of two classes, which have other events.
-    outcomes = [{cls: outcomes_of} for cls in (d.Categorical, d.OneHotCategorical)]
+    outcomes = [{cls: logits} for cls in (d.Categorical, d.OneHotCategorical)]
     normal = {d.MultivariateNormalLinearOperator: functools.partial(diagonal, tfp)}
     full = {d.MultivariateNormalLinearOperator: functools.partial(factor, tfp)}
     independent = functools.partial(independent_normal, d.Normal)
@@ -129,18 +130,10 @@ def _table(tfp: Any) -> tuple[Family, ...]:
     )
 
 
-def logit(x: Any) -> tuple[Any, ...]:
-    """By logits, or by what probs are converted to."""
-    return (_forms.logit(x.probs) if x.logits is None else x.logits,)
-
-
-def outcomes_of(x: Any) -> tuple[Any, ...]:
-    """By the logits of all outcomes, likewise."""
-    return (logits_from_probs(x.probs) if x.logits is None else x.logits,)
-
-
-def _log_rate(x: Any) -> tuple[Any, ...]:
-    return (logits_from_probs(x.rate) if x.log_rate is None else x.log_rate,)
+# By logits, or by what probs are converted to; and those of all outcomes, and a rate.
+logit = converted(_forms.logit)
+logits = converted(logits_from_probs)
+_log_rate = converted(logits_from_probs, "rate", "log_rate")
 
 
 def _loc(x: Any) -> Any:
@@ -161,16 +154,6 @@ def factor(tfp: Any, x: Any) -> tuple[Any, ...] | None:
     if isinstance(x.scale, tfp.tf2jax.linalg.LinearOperatorLowerTriangular):
         return _loc(x), _forms.with_positive_diagonal(x.scale.to_dense())
     return with_matrix(functools.partial(diagonal, tfp))(x)
-
-
-def with_matrix(of_diagonal: Parameters) -> Parameters:
-    """loc and Cholesky factor of those for which a function returns loc and scale."""
-
-    def parameters(x: Any) -> tuple[Any, ...] | None:
-        found = of_diagonal(x)
-        return found and (found[0], _forms.diagonal_matrix(found[1]))
-
-    return parameters
 
 
 def independent_normal(normals: Any, x: Any) -> tuple[Any, ...] | None:
