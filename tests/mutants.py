@@ -2193,12 +2193,6 @@ Next to p of e^-100 q is small, too.
 +less = 0
 test_interop.py::test_geometric_by_logits
 
-part_of_the_interval
-A uniform distribution on a part of [0, 1] is Beta(1, 1), too.
--(width > 0) & (width < jnp.inf)
-+width < 0
-test_interop.py::test_pairs_without_a_closed_form
-
 rates_far_apart
 The ratio of two rates overflows, or its exponential times 0 is nan.
 -far = d > 1
@@ -2236,6 +2230,20 @@ Where no row takes both, nothing does.
 -if self.otherwise is None:
 +if self.otherwise is not None:
 test_interop.py::test_a_scale_of_another_kind
+
+[interop/_families.py]
+
+pairs_of_two_exchanged
+Of two families q's take the place of p's.
+-members[p], members[q])
++members[q], members[p])
+test_interop.py::test_pairs_of_two_families[numpyro-laplace_normal]
+
+special_gammas
+A chi-squared distribution is no gamma distribution.
+-found["gamma"] = {**found["gamma"], **special}
++special = {}
+test_interop.py::test_cross_pairs[tfp-chi2, gamma]
 
 [interop/_between.py]
 
@@ -2278,6 +2286,12 @@ An expanded batch has the shape of its base.
 test_interop.py::test_made_of_others_in_numpyro
 
 [interop/tfp.py]
+
+logits_of_two_families
+Distributions given by logits have no closed form with another family.
+-crossed(of_one_class | with_probs(d))
++crossed(of_one_class)
+test_interop.py::test_logits_beside_another_family[tfp]
 
 one_of_two_masked
 Where one of the two is masked KL is 0.

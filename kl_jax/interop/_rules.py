@@ -33,9 +33,10 @@ class KLBetween:
 
     Attributes:
       value: KL(p || q) in nats, of the batch shape that those of p and q broadcast to.
-      rule: What computed it: a function of kl_jax, as "parametric.gamma"; one made of
-        these in kl_jax/interop/_forms.py, as "interop.geometric_logits"; or the library
-        whose own `kl_divergence` did, as "numpyro".
+      rule: What computed it: a function of kl_jax, as "parametric.gamma" or
+        "parametric.cross.normal_laplace"; one made of these in kl_jax/interop/_forms.py, as
+        "interop.geometric_logits"; or the library whose own `kl_divergence` did, as
+        "numpyro".
     """
 
     value: Array
