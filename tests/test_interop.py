@@ -356,6 +356,15 @@ def test_independent_components_against_a_diagonal(library):
     assert_found(library, d, full, diagonal, ("parametric.multivariate_normal", value))
 
 
+@pytest.mark.parametrize("library", ["tfp", "distrax"])
+def test_outside_the_domain_of_a_parameter(library):
+    """They themselves have -1.3 where it is q's concentration, and 2.7 where it is p's."""
+    d = opened(library)
+    p, q = d.VonMises(0.0, 1.0), d.VonMises(1.0, -1.0)
+    for pair in ((p, q), (q, p)):
+        assert np.isnan(of_library(library, d, *pair))
+
+
 # --- categorical -----------------------------------------------------------------------
 
 

@@ -42,10 +42,12 @@ def kl_between(p: Any, q: Any) -> KLBetween:
       ValueError: If their event shapes differ, or their batch shapes do not broadcast.
       NotImplementedError: If there is no closed form, with what to write instead.
 
-    Boundary: that of the function that `rule` names. The libraries' KL of a point v is
-      -log q(v), also of a density q, where it is inf. Of two categorical distributions of
-      Distrax an outcome whose probability rounds to 0 is none of p, as there: it does not
-      make KL inf where q has none of it either.
+    Boundary: that of the function that `rule` names: nan outside the domain of a parameter,
+      where a library computes on (TFP's KL of two von Mises distributions is -1.3 where q
+      has the concentration -1). The libraries' KL of a point v is -log q(v), also of a
+      density q, where it is inf. Of two categorical distributions of Distrax an outcome
+      whose probability rounds to 0 is none of p, as there: it does not make KL inf where q
+      has none of it either.
     Gradient: in the parameters that p and q are made of, of every order, as there.
     Error: that of the tables in `kl_jax.parametric` and `kl_jax.parametric.cross`. Where
       one of p and q is given by logits and the other by probs, probs are converted, and
