@@ -23,6 +23,7 @@ from kl_jax import parametric
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
+import libraries  # noqa: E402
 import oracles  # noqa: E402
 import parametric_grid as grid  # noqa: E402
 import parametric_oracles  # noqa: E402
@@ -181,86 +182,35 @@ MATRICES = ("multivariate_normal", "low_rank_multivariate_normal")
 # --- what is measured ------------------------------------------------------------
 
 
-def in_library(make, divergence, name):
+def in_library(library, d, name):
     """KL of two of a library's distributions, from all parameters of both."""
+    make = libraries.MAKE[library][name]
 
     def function(*parameters):
         half = len(parameters) // 2
-        return divergence(make(name, *parameters[:half]), make(name, *parameters[half:]))
+        p, q = make(d, *parameters[:half]), make(d, *parameters[half:])
+        return d.kl_divergence(p, q)
 
     return function
-
-
-# One distribution by its parameters. Keyword names are of the libraries.
-TORCH = {
-    "bernoulli": lambda d, p: d.Bernoulli(probs=p),
-    "bernoulli_logits": lambda d, x: d.Bernoulli(logits=x),
-    "binomial": lambda d, n, p: d.Binomial(n, probs=p),
-    "geometric": lambda d, p: d.Geometric(probs=p),
-    "poisson": lambda d, r: d.Poisson(r),
-    "normal": lambda d, m, s: d.Normal(m, s),
-    "log_normal": lambda d, m, s: d.LogNormal(m, s),
-    "half_normal": lambda d, s: d.HalfNormal(s),
-    "laplace": lambda d, m, s: d.Laplace(m, s),
-    "cauchy": lambda d, m, s: d.Cauchy(m, s),
-    "gumbel": lambda d, m, s: d.Gumbel(m, s),
-    "exponential": lambda d, r: d.Exponential(r),
-    "gamma": lambda d, a, r: d.Gamma(a, r),
-    "inverse_gamma": lambda d, a, r: d.InverseGamma(a, r),
-    "chi2": lambda d, k: d.Chi2(k),
-    "weibull": lambda d, s, k: d.Weibull(s, k),
-    "pareto": lambda d, s, a: d.Pareto(s, a),
-    "beta": lambda d, a, b: d.Beta(a, b),
-    "dirichlet": lambda d, a: d.Dirichlet(a),
-    "continuous_bernoulli": lambda d, p: d.ContinuousBernoulli(probs=p),
-    "continuous_bernoulli_logits": lambda d, x: d.ContinuousBernoulli(logits=x),
-    "von_mises": lambda d, m, k: d.VonMises(m, k),
-    "uniform": lambda d, a, b: d.Uniform(a, b),
-    "multivariate_normal": lambda d, m, s: d.MultivariateNormal(m, scale_tril=s),
-    "multivariate_normal_diag": lambda d, m, s: d.Independent(d.Normal(m, s), 1),
-    "low_rank_multivariate_normal": lambda d, m, w, s: d.LowRankMultivariateNormal(m, w, s),
-}
-TFP = TORCH | {
-    "pareto": lambda d, s, a: d.Pareto(a, s),
-    "weibull": lambda d, s, k: d.Weibull(k, s),
-    "multivariate_normal": lambda d, m, s: d.MultivariateNormalTriL(m, s),
-    "multivariate_normal_diag": lambda d, m, s: d.MultivariateNormalDiag(m, s),
-    "low_rank_multivariate_normal": lambda d, m, w, s: (
-        d.MultivariateNormalDiagPlusLowRankCovariance(m, s, w)
-    ),
-}
-NUMPYRO = TORCH | {
-    "weibull": lambda d, s, k: d.Weibull(s, k),
-    "multivariate_normal_diag": lambda d, m, s: d.Normal(m, s).to_event(1),
-    "continuous_bernoulli": lambda d, p: d.ContinuousBernoulliProbs(p),
-    "geometric": lambda d, p: d.GeometricProbs(p),
-    "bernoulli": lambda d, p: d.BernoulliProbs(p),
-    "bernoulli_logits": lambda d, x: d.BernoulliLogits(x),
-    "binomial": lambda d, n, p: d.BinomialProbs(p, n),
-}
 
 
 def torch_kl(name):
     import torch
 
-    d = torch.distributions
-    make = lambda name, *x: TORCH[name](d, *x)
-    function = in_library(make, d.kl_divergence, name)
+    function = in_library("torch", torch.distributions, name)
     return lambda *x: function(*(torch.tensor(np.asarray(v)) for v in x)).numpy()
 
 
 def tfp_kl(name):
     from tensorflow_probability.substrates.jax import distributions as d
 
-    make = lambda name, *x: TFP[name](d, *x)
-    return jax.jit(in_library(make, d.kl_divergence, name))
+    return jax.jit(in_library("tfp", d, name))
 
 
 def numpyro_kl(name):
     import numpyro.distributions as d
 
-    make = lambda name, *x: NUMPYRO[name](d, *x)
-    return jax.jit(in_library(make, d.kl_divergence, name))
+    return jax.jit(in_library("numpyro", d, name))
 
 
 # Textbook forms of SciPy's special functions, which has no closed forms itself.

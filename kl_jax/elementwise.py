@@ -131,6 +131,14 @@ def _log_ratio_jvp(primals, tangents):
 log_ratio.defjvp(_log_ratio_jvp, symbolic_zeros=True)
 
 
+def logit(p: Array) -> Array:
+    """log(p / (1 - p)), with all digits of what is near 0, that of p near 1/2.
+
+    2 p - 1 is exact there. p - (1 - p) is not below 1/2: 1.5e-4 of it are wrong at 0.4999.
+    """
+    return jnp.where(p == 0, -jnp.inf, log_ratio(p, 1 - p, 2 * p - 1))
+
+
 # --- the two public terms -----------------------------------------------------
 
 

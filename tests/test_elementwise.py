@@ -311,6 +311,26 @@ def test_terms_from_logarithms(dtype):
             assert oracles.ulps(logs[i], mp.exp(s) * (s - y), dtype) <= 3
 
 
+def test_logit(dtype):
+    """On both sides of 1/2: below it 1 - p is rounded."""
+    rng = np.random.default_rng(17)
+    p = np.concatenate(
+        [
+            rng.uniform(0, 1, 200),
+            0.5 + rng.uniform(-1, 1, 200) * 10.0 ** -rng.integers(1, 8, 200),
+            10.0 ** -rng.uniform(1, 30, 20),
+            1 - 2.0 ** -np.arange(2.0, 25),
+        ]
+    ).astype(dtype)
+    found = quick(elementwise.logit)(p)
+    with mp.workdps(oracles.DIGITS):
+        truth = [mp.log(x / (1 - x)) for x in map(mp.mpf, p.tolist())]
+    assert oracles.worst(found, truth, dtype) <= BOUND["log_ratio"]
+    edges = np.array([0, 1, 0.5, -0.5, 1.5, NAN], dtype)
+    expected = [-INF, INF, 0, NAN, NAN, NAN]
+    np.testing.assert_array_equal(quick(elementwise.logit)(edges), expected)
+
+
 # --- Bregman divergences ---------------------------------------------------------
 
 

@@ -8,14 +8,17 @@ import functools
 import subprocess
 import sys
 
+import cross_grid
 import jax
 import jax.numpy as jnp
+import libraries
 import mpmath as mp
 import numpy as np
 import oracles
 import parametric_grid
 import parametric_oracles
 import pytest
+import test_cross
 from oracles import DIGITS
 from programs import optimized, quick
 from test_parametric import BOUND, GRADIENT_BOUND, equal, relative_error, shapes
@@ -74,59 +77,14 @@ def of_library(name, d, p, q):
     return d.kl_divergence(p, q) if name == "numpyro" else p.kl_divergence(q)
 
 
-# One distribution by the parameters of `parametric`.
-NUMPYRO = {
-    "bernoulli": lambda d, p: d.BernoulliProbs(p),
-    "bernoulli_logits": lambda d, x: d.BernoulliLogits(x),
-    "binomial": lambda d, n, p: d.BinomialProbs(p, n),
-    "geometric": lambda d, p: d.GeometricProbs(p),
-    "poisson": lambda d, r: d.Poisson(r),
-    "normal": lambda d, m, s: d.Normal(m, s),
-    "log_normal": lambda d, m, s: d.LogNormal(m, s),
-    "half_normal": lambda d, s: d.HalfNormal(s),
-    "laplace": lambda d, m, s: d.Laplace(m, s),
-    "cauchy": lambda d, m, s: d.Cauchy(m, s),
-    "gumbel": lambda d, m, s: d.Gumbel(m, s),
-    "weibull": lambda d, s, k: d.Weibull(s, k),
-    "exponential": lambda d, r: d.Exponential(r),
-    "gamma": lambda d, a, r: d.Gamma(a, r),
-    "inverse_gamma": lambda d, a, r: d.InverseGamma(a, r),
-    "chi2": lambda d, k: d.Chi2(k),
-    "pareto": lambda d, s, a: d.Pareto(s, a),
-    "uniform": lambda d, a, b: d.Uniform(a, b),
-    "beta": lambda d, a, b: d.Beta(a, b),
-    "dirichlet": lambda d, a: d.Dirichlet(a),
-    "von_mises": lambda d, m, k: d.VonMises(m, k),
-    "multivariate_normal": lambda d, m, s: d.MultivariateNormal(m, scale_tril=s),
-    "low_rank_multivariate_normal": lambda d, m, w, v: d.LowRankMultivariateNormal(m, w, v),
-}
-TFP = NUMPYRO | {
-    "bernoulli": lambda d, p: d.Bernoulli(probs=p),
-    "bernoulli_logits": lambda d, x: d.Bernoulli(logits=x),
-    "binomial": lambda d, n, p: d.Binomial(n, probs=p),
-    "geometric": lambda d, p: d.Geometric(probs=p),
-    "weibull": lambda d, s, k: d.Weibull(k, s),
-    "pareto": lambda d, s, a: d.Pareto(a, s),
-    "continuous_bernoulli": lambda d, p: d.ContinuousBernoulli(probs=p),
-    "continuous_bernoulli_logits": lambda d, x: d.ContinuousBernoulli(logits=x),
-    "multivariate_normal": lambda d, m, s: d.MultivariateNormalTriL(m, s),
-    "multivariate_normal_diag": lambda d, m, s: d.MultivariateNormalDiag(m, s),
-    "low_rank_multivariate_normal": (
-        lambda d, m, w, v: d.MultivariateNormalDiagPlusLowRankCovariance(m, v, w)
-    ),
-}
-DISTRAX = {
-    name: TFP[name]
-    for name in (
-        *("bernoulli", "bernoulli_logits", "beta", "dirichlet", "gamma", "gumbel"),
-        *("laplace", "normal", "uniform", "von_mises", "multivariate_normal_diag"),
-    )
-} | {
-    "normal_log_variance": lambda d, m, v: d.LogStddevNormal(m, v / 2),
-    "multivariate_normal": lambda d, m, s: d.MultivariateNormalTri(m, s),
-}
-MAKE = {"numpyro": NUMPYRO, "tfp": TFP, "distrax": DISTRAX}
-FAMILIES = [(library, name) for library, makers in MAKE.items() for name in makers]
+MAKE = {library: libraries.MAKE[library] for library in MODULES}
+# NumPyro has no diagonal normal distribution: Independent is tested below.
+FAMILIES = [
+    (library, name)
+    for library, makers in MAKE.items()
+    for name in makers
+    if (library, name) != ("numpyro", "multivariate_normal_diag")
+]
 
 
 def rows_of(name, count):
@@ -221,23 +179,23 @@ CROSS = {
     ),
     "uniform, beta": (
         lambda d: (d.Uniform(0.0, 1.0), d.Beta(1.0, NEAR)),
-        ("interop.uniform_beta", true("beta", 1.0, 1.0, 1.0, NEAR)),
+        ("parametric.cross.uniform_beta", true("beta", 1.0, 1.0, 1.0, NEAR)),
     ),
     "beta, uniform": (
         lambda d: (d.Beta(NEAR, 1.0), d.Uniform(0.0, 1.0)),
-        ("interop.beta_uniform", true("beta", NEAR, 1.0, 1.0, 1.0)),
+        ("parametric.cross.beta_uniform", true("beta", NEAR, 1.0, 1.0, 1.0)),
     ),
     "beta, wider uniform": (
         lambda d: (d.Beta(2.0, 3.0), d.Uniform(-1.0, 1.0)),
-        ("interop.beta_uniform", true("beta", 2.0, 3.0, 1.0, 1.0) + mp.log(2)),
+        ("parametric.cross.beta_uniform", true("beta", 2.0, 3.0, 1.0, 1.0) + mp.log(2)),
     ),
     "beta, uniform beside it": (
         lambda d: (d.Beta(2.0, 3.0), d.Uniform(0.25, 1.0)),
-        ("interop.beta_uniform", mp.inf),
+        ("parametric.cross.beta_uniform", mp.inf),
     ),
     "uniform beside beta": (
         lambda d: (d.Uniform(-0.25, 1.0), d.Beta(2.0, 3.0)),
-        ("interop.uniform_beta", mp.inf),
+        ("parametric.cross.uniform_beta", mp.inf),
     ),
 }
 # By logits: binomial and geometric in all three, as far as they have them.
@@ -280,6 +238,70 @@ def test_cross_pairs(library, name):
     d = opened(library)
     make, expected = (CROSS | LOGITS)[name]
     assert_found(library, d, *make(d), expected)
+
+
+def cross_pairs():
+    """(library, pair), of all pairs of which it has both classes; Distrax has one of them
+    at least, and TFP the other.
+    """
+    for name, families in cross_grid.PAIRS.items():
+        for library, makers in MAKE.items():
+            enough = any if library == "distrax" else all
+            if enough(family in makers for family in families):
+                yield library, name
+
+
+@pytest.mark.usefixtures("quickly")
+@pytest.mark.parametrize(("library", "name"), list(cross_pairs()))
+def test_pairs_of_two_families(library, name):
+    """As good as `parametric.cross`, against the same oracle: q near p, and not."""
+    rng, families = np.random.default_rng(7), cross_grid.PAIRS[name]
+    rows = [cross_grid.everyday(name, rng) for _ in range(6)]
+    rows += [cross_grid.nearest(name, by, rng, cross_grid.EVERYDAY) for by in (0, 1e-3)]
+    rows = [test_cross.rounded(row, "float32") for row in rows]
+    columns = [np.asarray(x, "f4") for x in zip(*rows, strict=True)]
+    n, pair = cross_grid.of_p(name), []
+    for family, parameters in zip(families, (columns[:n], columns[n:]), strict=True):
+        of = library if family in MAKE[library] else "tfp"
+        pair.append(MAKE[of][family](opened(of), *parameters))
+    found = kl_between(*pair)
+    of_one_family = set(families) == {"exponential", "gamma"}
+    assert found.rule == f"parametric.{'gamma' if of_one_family else f'cross.{name}'}"
+    values = of_library(library, opened(library), *pair)
+    np.testing.assert_array_equal(found.value, values)
+    for row, value in zip(rows, values.tolist(), strict=True):
+        true = test_cross.oracle(name, row)
+        assert abs(value - true) <= test_cross.BOUND[name]["float32"] * true, row
+
+
+@pytest.mark.parametrize("library", MAKE)
+def test_uniform_on_a_part_of_the_unit_interval(library):
+    """Of [0, b], against a Beta distribution of density 2 x: 1 - log(2 b^2)."""
+    d = opened(library)
+
+    def kl(b):
+        p, q = d.Uniform(0.0, b), d.Beta(2.0, 1.0)
+        assert kl_between(p, q).rule == "parametric.cross.uniform_beta"
+        return of_library(library, d, p, q)
+
+    b = np.array([0.5, 2.0**-10], "f4")
+    values, slopes = quick(jax.vmap(jax.value_and_grad(kl)))(b)
+    np.testing.assert_allclose(values, 1 - np.log(2 * b * b), 1e-6)
+    np.testing.assert_allclose(slopes, -2 / b, 1e-5)
+
+
+@pytest.mark.parametrize("library", MAKE)
+def test_logits_beside_another_family(library):
+    """Of logit 0: by probs, which are 1/2, and for the continuous one uniform on [0, 1]."""
+    d, tfd = opened(library), opened("tfp" if library == "distrax" else library)
+    bernoulli = MAKE[library]["bernoulli_logits"](d, 0.0)
+    found = kl_between(bernoulli, tfd.Poisson(1.0))
+    assert found.rule == "parametric.cross.bernoulli_poisson"
+    np.testing.assert_allclose(found.value, 1 - np.log(2), 1e-6)
+    if library != "numpyro":
+        found = kl_between(tfd.ContinuousBernoulli(logits=0.0), d.Uniform(0.0, 2.0))
+        assert found.rule == "parametric.cross.continuous_bernoulli_uniform"
+        np.testing.assert_allclose(found.value, np.log(2), 1e-6)
 
 
 def normals(rng, *shape):
@@ -332,6 +354,15 @@ def test_independent_components_against_a_diagonal(library):
     assert_found(library, d, independent, diagonal, (rule, value))
     assert_found(library, d, diagonal, independent, (rule, kl_of_normals(q, p)))
     assert_found(library, d, full, diagonal, ("parametric.multivariate_normal", value))
+
+
+@pytest.mark.parametrize("library", ["tfp", "distrax"])
+def test_outside_the_domain_of_a_parameter(library):
+    """They themselves have -1.3 where it is q's concentration, and 2.7 where it is p's."""
+    d = opened(library)
+    p, q = d.VonMises(0.0, 1.0), d.VonMises(1.0, -1.0)
+    for pair in ((p, q), (q, p)):
+        assert np.isnan(of_library(library, d, *pair))
 
 
 # --- categorical -----------------------------------------------------------------------
@@ -511,7 +542,7 @@ def test_distrax_beside_tfp(distrax, tfd):
     assert abs(float(found) - exact) <= 1e-6 * exact
     wrapped = distrax.as_distribution(tfd.Cauchy(0.5, 1.0))
     cauchy = float(true("cauchy", 0.5, 1.0, 1.0, 2.0))
-    assert_same(tfd, wrapped, tfd.Cauchy(1.0, 2.0), (), cauchy, "distrax")
+    assert_same(tfd, wrapped, tfd.Cauchy(1.0, 2.0), (), cauchy, "parametric.cauchy")
     # A Beta is a Dirichlet distribution of two, a one-hot distribution a categorical one.
     beta, dirichlet = distrax.Beta(2.0, 3.0), distrax.Dirichlet(np.array([1.5, 4.0], "f4"))
     assert_same(
@@ -572,12 +603,10 @@ def test_a_scale_of_another_kind(tfd):
 
 def test_pairs_without_a_closed_form(numpyro, tfd):
     for d in (numpyro, tfd):
-        p, q = d.Gumbel(0.0, 1.0), d.Normal(0.0, 1.0)
-        message = r"(?s)Gumbel, and q, .*Normal\. .*kl_from_densities\(.*kl_estimate\("
+        p, q = d.Logistic(0.0, 1.0), d.Normal(0.0, 1.0)
+        message = r"(?s)Logistic, and q, .*Normal\. .*kl_from_densities\(.*kl_estimate\("
         with pytest.raises(NotImplementedError, match=message):
             kl_between(p, q)
-    uniform = numpyro.Uniform(0.25, 0.5)
-    assert np.isnan(kl_between(uniform, numpyro.Beta(2.0, 2.0)).value)
     independent = numpyro.Independent(numpyro.Gumbel(np.zeros(2, "f4"), 1.0), 1)
     with pytest.raises(NotImplementedError, match="MultivariateNormal"):
         numpyro.kl_divergence(
@@ -587,10 +616,10 @@ def test_pairs_without_a_closed_form(numpyro, tfd):
 
 @pytest.mark.usefixtures("quickly")
 def test_what_the_message_says(numpyro):
-    p, q = numpyro.Laplace(0.5, 1.0), numpyro.Normal(0.0, 1.0)
+    p, q = numpyro.Logistic(0.5, 1.0), numpyro.Normal(0.0, 1.0)
     value = kl_from_densities(p.log_prob, q.log_prob, -np.inf, np.inf, points=[0.5])
-    # log(sqrt(2 pi) / (2 e)) + (2 + 1/4) / 2
-    np.testing.assert_allclose(value, np.log(2 * np.pi) / 2 - np.log(2) - 1 + 1.125, 1e-5)
+    # log(sqrt(2 pi)) - 2 + (pi^2 / 3 + 1/4) / 2
+    np.testing.assert_allclose(value, np.log(2 * np.pi) / 2 - 1.875 + np.pi**2 / 6, 1e-5)
 
 
 def test_what_is_no_distribution(numpyro, tfd):
@@ -690,14 +719,3 @@ def test_poisson_by_log_rates():
                 # e^x is right to 1 ULP of x = 80: 5e-6.
                 assert abs(mp.mpf(float(value)) - exact) <= 1e-5 * exact, (a, b)
     np.testing.assert_allclose(values[6:9], [0, np.exp(1.0), np.inf], 1e-6)
-
-
-def test_logit():
-    """Near 1/2 too, where log p - log(1 - p) is off by 2e-6."""
-    p = np.array([0.501, 0.5037, 1e-30, 1 - 2.0**-24, 0, 1, -0.5, 1.5], "f4")
-    found = quick(_forms.logit)(p)
-    for x, value in zip(p[:4].tolist(), found, strict=False):
-        with mp.workdps(DIGITS):
-            exact = mp.log(mp.mpf(x) / (1 - mp.mpf(x)))
-            assert abs(mp.mpf(float(value)) - exact) <= 3e-7 * abs(exact)
-    np.testing.assert_array_equal(found[4:], [-np.inf, np.inf, np.nan, np.nan])

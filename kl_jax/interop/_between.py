@@ -42,16 +42,18 @@ def kl_between(p: Any, q: Any) -> KLBetween:
       ValueError: If their event shapes differ, or their batch shapes do not broadcast.
       NotImplementedError: If there is no closed form, with what to write instead.
 
-    Boundary: that of the function that `rule` names. The libraries' KL of a point v is
-      -log q(v), also of a density q, where it is inf. Of a uniform distribution on a part
-      of [0, 1] and a Beta distribution it is nan, as there is no common family. Of two
-      categorical distributions of Distrax an outcome whose probability rounds to 0 is none
-      of p, as there: it does not make KL inf where q has none of it either.
+    Boundary: that of the function that `rule` names: nan outside the domain of a parameter,
+      where a library computes on (TFP's KL of two von Mises distributions is -1.3 where q
+      has the concentration -1). The libraries' KL of a point v is -log q(v), also of a
+      density q, where it is inf. Of two categorical distributions of Distrax an outcome
+      whose probability rounds to 0 is none of p, as there: it does not make KL inf where q
+      has none of it either.
     Gradient: in the parameters that p and q are made of, of every order, as there.
-    Error: that of the table in `kl_jax.parametric`. Where one of p and q is given by logits
-      and the other by probs, probs are converted, and that rounds: digits are lost where
-      they are nearly equal. So are those that a library loses before, when it normalises
-      logits or decomposes a covariance matrix.
+    Error: that of the tables in `kl_jax.parametric` and `kl_jax.parametric.cross`. Where
+      one of p and q is given by logits and the other by probs, probs are converted, and
+      logits are beside another family. That rounds: digits are lost where p and q are
+      nearly equal. So are those that a library loses before, when it normalises logits or
+      decomposes a covariance matrix.
 
     >>> import numpyro.distributions as dist
     >>> from kl_jax.interop import kl_between
@@ -59,7 +61,7 @@ def kl_between(p: Any, q: Any) -> KLBetween:
     >>> print(f"{found.value:.3e} by {found.rule}")
     1.290e-08 by parametric.gamma
 
-    Source: those of `kl_jax.parametric`.
+    Source: those of `kl_jax.parametric` and `kl_jax.parametric.cross`.
     """
     library = _library(p, q)
     found = closed_form(library.table(), p, q) or library.parts(p, q, kl_between)

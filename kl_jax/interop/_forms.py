@@ -8,17 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from kl_jax import _contracts, parametric
-from kl_jax._arithmetic import multiply, nan_where
+from kl_jax import _contracts, elementwise, parametric
+from kl_jax._arithmetic import multiply
 from kl_jax._exponentials import phi
 from kl_jax.divergences import kl_divergence
-from kl_jax.elementwise import log_ratio
 
 
 def logit(probs: Any) -> Array:
-    """log(p / (1 - p)), with the digits of those near p = 1/2."""
-    (p,) = _contracts.numbers("logit", probs=probs)
-    return jnp.where(p == 0, -jnp.inf, log_ratio(p, 1 - p))
+    """`elementwise.logit` of what a library has as probs."""
+    return elementwise.logit(*_contracts.numbers("logit", probs=probs))
 
 
 def _vectors(function: str, p: Any, q: Any) -> list[Array]:
@@ -83,28 +81,6 @@ def geometric_logits(logits_p: Any, logits_q: Any) -> Array:
     less = jnp.where(small, 0, jnp.log(jax.nn.softplus(z)) - z)
     few = phi(jnp.where(rare, (y - x) + less, 0)) + less
     return jnp.where(rare, few, trials)
-
-
-def beta_uniform(concentration1: Any, concentration0: Any, low: Any, high: Any) -> Array:
-    """Of a Beta and a uniform distribution: Beta(1, 1) is between the two."""
-    beta, uniform = _contracts.parameters(
-        "interop.beta_uniform",
-        beta=parametric.beta(concentration1, concentration0, 1.0, 1.0),
-        uniform=parametric.uniform(0.0, 1.0, low, high),
-    )
-    return beta + uniform
-
-
-def uniform_beta(low: Any, high: Any, concentration1: Any, concentration0: Any) -> Array:
-    """Of Uniform(0, 1), which is Beta(1, 1), and a Beta distribution. inf where p is not
-    within [0, 1], and nan where it is a part of that: there is no such family.
-    """
-    beta, width = _contracts.parameters(
-        "interop.uniform_beta",
-        beta=parametric.beta(1.0, 1.0, concentration1, concentration0),
-        width=parametric.uniform(low, high, 0.0, 1.0),
-    )
-    return nan_where((width > 0) & (width < jnp.inf), beta + width)
 
 
 def poisson_log_rate(log_rate_p: Any, log_rate_q: Any) -> Array:

@@ -17,6 +17,7 @@ import jax
 from jax import Array
 
 from kl_jax import parametric
+from kl_jax.interop import _forms
 
 # What a closed form takes of an object, or None where it does not take this object.
 Parameters = Callable[[Any], tuple[Any, ...] | None]
@@ -32,9 +33,10 @@ class KLBetween:
 
     Attributes:
       value: KL(p || q) in nats, of the batch shape that those of p and q broadcast to.
-      rule: What computed it: a function of kl_jax, as "parametric.gamma"; one made of
-        these in kl_jax/interop/_forms.py, as "interop.geometric_logits"; or the library
-        whose own `kl_divergence` did, as "numpyro".
+      rule: What computed it: a function of kl_jax, as "parametric.gamma" or
+        "parametric.cross.normal_laplace"; one made of these in kl_jax/interop/_forms.py, as
+        "interop.geometric_logits"; or the library whose own `kl_divergence` did, as
+        "numpyro".
     """
 
     value: Array
@@ -76,6 +78,28 @@ def attributes(*names: str) -> Parameters:
     def parameters(x: Any) -> tuple[Any, ...] | None:
         found = tuple(getattr(x, name) for name in names)
         return None if any(value is None for value in found) else found
+
+    return parameters
+
+
+def converted(
+    convert: Callable[[Any], Any], given: str = "probs", wanted: str = "logits"
+) -> Callable[[Any], tuple[Any, ...]]:
+    """The parameter `wanted`; where that is None, what `given` is converted to."""
+
+    def parameters(x: Any) -> tuple[Any, ...]:
+        found = getattr(x, wanted)
+        return (convert(getattr(x, given)) if found is None else found,)
+
+    return parameters
+
+
+def with_matrix(of_diagonal: Parameters) -> Parameters:
+    """loc and Cholesky factor of those for which a function returns loc and scale."""
+
+    def parameters(x: Any) -> tuple[Any, ...] | None:
+        found = of_diagonal(x)
+        return found and (found[0], _forms.diagonal_matrix(found[1]))
 
     return parameters
 

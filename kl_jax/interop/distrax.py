@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from kl_jax.elementwise import logits_from_probs
 from kl_jax.interop import _forms, tfp
+from kl_jax.interop._families import alike, crossed, families, merged
 from kl_jax.interop._rules import (
     Between,
     Family,
@@ -19,10 +20,11 @@ from kl_jax.interop._rules import (
     attributes,
     beside,
     both_are,
-    composed,
+    converted,
     family,
     pairs,
     required,
+    with_matrix,
 )
 
 
@@ -33,10 +35,10 @@ def _distrax(function: str) -> Any:
 def register_distrax() -> None:
     """Makes `kl_divergence` of Distrax's distributions use the closed forms of kl_jax.
 
-    For the families that both have, against one another and against those of TensorFlow
-    Probability; two of those need `register_tfp`. Independent, Joint and transformed
-    distributions remain Distrax's to take apart. Holds for this process and for what is
-    traced after it; a second call does nothing.
+    For the families that both have and for pairs of two of them, against one another and
+    against those of TensorFlow Probability; two of those need `register_tfp`. Independent,
+    Joint and transformed distributions remain Distrax's to take apart. Holds for this
+    process and for what is traced after it; a second call does nothing.
 
     Raises:
       ImportError: If Distrax cannot be imported.
@@ -54,29 +56,36 @@ def register_distrax() -> None:
     tfp.register(substrate, table, which)
 
 
+# Which of logits and probs a distribution was given is only in these attributes: the public
+# ones compute what was not.
+
+
+_logit = converted(_forms.logit, "_probs", "_logits")
+_logits = converted(logits_from_probs, "_probs", "_logits")
+
+
 @functools.cache
 def _table(distrax: Any, substrate: Any) -> tuple[Family, ...]:
     tfd = substrate.distributions
-    located, concentrated = attributes("loc", "scale"), attributes("concentration")
 
     def both(name: str, ours: Parameters, theirs: Parameters | None = None) -> Members:
         return {getattr(distrax, name): ours, getattr(tfd, name): theirs or ours}
 
-    gammas = {
-        **both("Gamma", attributes("concentration", "rate")),
-        tfd.Exponential: lambda x: (1.0, x.rate),
-        tfd.Chi2: lambda x: (x.df / 2, 0.5),
+    ours = alike(distrax) | {
+        "bernoulli": {distrax.Bernoulli: attributes("_probs")},
+        "bernoulli_logits": {distrax.Bernoulli: _logit},
+        "beta": {distrax.Beta: attributes("alpha", "beta")},
     }
-    concentrations = attributes("concentration1", "concentration0")
-    beta = both("Beta", attributes("alpha", "beta"), concentrations)
-    uniform = both("Uniform", attributes("low", "high"))
+    members = merged(tfp.members(tfd), ours)
+    probs = {"bernoulli": {distrax.Bernoulli: attributes("probs")}}
+    with_probs = merged(tfp.with_probs(tfd), probs)
     # Distrax compares a Dirichlet distribution of two with a Beta distribution.
-    stacked = {cls: _stacked(parameters) for cls, parameters in beta.items()}
-    simplex = {**both("Dirichlet", concentrated), **stacked}
+    stacked = {cls: _stacked(parameters) for cls, parameters in members["beta"].items()}
+    simplex = {**members["dirichlet"], **stacked}
     # A one-hot distribution of Distrax is a Categorical, and compared with one.
     outcomes = {
-        **both("Categorical", _outcomes, tfp.outcomes_of),
-        tfd.OneHotCategorical: tfp.outcomes_of,
+        **both("Categorical", _logits, tfp.logits),
+        tfd.OneHotCategorical: tfp.logits,
     }
     normals = {
         distrax.MultivariateNormalFromBijector: functools.partial(_diagonal, distrax),
@@ -87,41 +96,18 @@ def _table(distrax: Any, substrate: Any) -> tuple[Family, ...]:
         tfd.MultivariateNormalLinearOperator: functools.partial(tfp.factor, substrate),
     }
     of_independent = functools.partial(tfp.independent_normal, (distrax.Normal, tfd.Normal))
+    independent = both("Independent", of_independent)
+    with_matrices = both("Independent", with_matrix(of_independent))
     return (
-        family("bernoulli", both("Bernoulli", attributes("_probs"), attributes("probs"))),
-        family("bernoulli_logits", both("Bernoulli", _logit, tfp.logit)),
+        family("normal_log_variance", {distrax.LogStddevNormal: _log_variance}),
+        *families(members),
         # Distrax multiplies by probabilities: where p rounds to 0 its KL is not inf.
         Family("kl_divergence", _forms.categorical_of_probs, outcomes, outcomes),
-        family("normal_log_variance", {distrax.LogStddevNormal: _log_variance}),
-        family("normal", both("Normal", located)),
-        family("laplace", both("Laplace", located)),
-        family("gumbel", both("Gumbel", located)),
-        family("gamma", gammas),
-        family("uniform", uniform),
-        family("beta", beta),
-        composed(_forms.beta_uniform, beta, uniform),
-        composed(_forms.uniform_beta, uniform, beta),
         Family("parametric.dirichlet", _forms.dirichlet, simplex, simplex),
-        family("von_mises", both("VonMises", attributes("loc", "concentration"))),
-        *beside("multivariate_normal_diag", normals, both("Independent", of_independent)),
-        *beside(
-            "multivariate_normal",
-            full,
-            both("Independent", tfp.with_matrix(of_independent)),
-        ),
+        *beside("multivariate_normal_diag", normals, independent),
+        *beside("multivariate_normal", full, with_matrices),
+        *crossed(members | with_probs),
     )
-
-
-# Which of logits and probs a distribution was given is only in these attributes: the public
-# ones compute what was not.
-
-
-def _logit(x: Any) -> tuple[Any, ...]:
-    return (_forms.logit(x._probs) if x._logits is None else x._logits,)
-
-
-def _outcomes(x: Any) -> tuple[Any, ...]:
-    return (logits_from_probs(x._probs) if x._logits is None else x._logits,)
 
 
 def _log_variance(x: Any) -> tuple[Any, ...]:
@@ -149,7 +135,7 @@ def _factor(distrax: Any, x: Any) -> tuple[Any, ...] | None:
     """loc and Cholesky factor where `scale` is lower triangular or diagonal."""
     if isinstance(x.scale, distrax.TriangularLinear) and x.scale.is_lower:
         return x.loc, _forms.with_positive_diagonal(x.scale.matrix)
-    return tfp.with_matrix(functools.partial(_diagonal, distrax))(x)
+    return with_matrix(functools.partial(_diagonal, distrax))(x)
 
 
 def _parts(p: Any, q: Any, between: Between) -> KLBetween | None:

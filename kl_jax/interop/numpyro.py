@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from kl_jax.elementwise import logits_from_probs
 from kl_jax.interop import _forms
+from kl_jax.interop._families import alike, crossed, families
 from kl_jax.interop._rules import (
     Between,
     Family,
@@ -23,6 +24,7 @@ from kl_jax.interop._rules import (
     one_event_shape,
     pairs,
     required,
+    with_matrix,
 )
 
 
@@ -33,11 +35,11 @@ def _distributions(function: str) -> Any:
 def register_numpyro() -> None:
     """Makes `numpyro.distributions.kl_divergence` use the closed forms of kl_jax.
 
-    For the families that both have, and so in all that NumPyro makes of them, such as
-    `TraceMeanField_ELBO`. Independent, expanded and masked distributions remain NumPyro's
-    to take apart, and so does what it alone has, such as KL of a Delta, which is
-    -log q(v), or of a Kumaraswamy and a Beta distribution. Holds for this process and for
-    what is traced after it; a second call does nothing.
+    For the families that both have and for pairs of two of them, and so in all that NumPyro
+    makes of them, such as `TraceMeanField_ELBO`. Independent, expanded and masked
+    distributions remain NumPyro's to take apart, and so does what it alone has, such as KL
+    of a Delta, which is -log q(v), or of a Kumaraswamy and a Beta distribution. Holds for
+    this process and for what is traced after it; a second call does nothing.
 
     Raises:
       ImportError: If NumPyro cannot be imported.
@@ -59,15 +61,16 @@ def register_numpyro() -> None:
 
 @functools.cache
 def _table(d: Any) -> tuple[Family, ...]:
-    located, scaled = attributes("loc", "scale"), attributes("scale")
     probs, logits = attributes("probs"), attributes("logits")
-    exponential = {d.Exponential: attributes("rate")}
-    beta = {d.Beta: attributes("concentration1", "concentration0")}
-    uniform = {d.Uniform: attributes("low", "high")}
-    gammas = {
-        d.Gamma: attributes("concentration", "rate"),
-        d.Exponential: lambda x: (1.0, x.rate),
-        d.Chi2: lambda x: (x.df / 2, 0.5),
+    members = alike(d) | {
+        "bernoulli": {d.BernoulliProbs: probs},
+        "binomial": {d.BinomialProbs: attributes("total_count", "probs")},
+        "geometric": {d.GeometricProbs: probs},
+        "inverse_gamma": {d.InverseGamma: attributes("concentration", "rate")},
+        "pareto": {d.Pareto: attributes("scale", "alpha")},
+        "low_rank_multivariate_normal": {
+            d.LowRankMultivariateNormal: attributes("loc", "cov_factor", "cov_diag")
+        },
     }
     by_logit = {
         d.BernoulliLogits: logits,
@@ -86,42 +89,21 @@ def _table(d: Any) -> tuple[Family, ...]:
         d.CategoricalProbs: lambda x: (logits_from_probs(x.probs),),
     }
     full = {d.MultivariateNormal: attributes("loc", "scale_tril")}
-    diagonal = {d.Independent: functools.partial(_diagonal, d)}
-    factors = attributes("loc", "cov_factor", "cov_diag")
+    diagonal = {d.Independent: with_matrix(functools.partial(_normals, d))}
+    with_probs = {"bernoulli": {d.BernoulliProbs: probs, d.BernoulliLogits: probs}}
     return (
-        family("bernoulli", {d.BernoulliProbs: probs}),
+        *families(members),
         family("bernoulli_logits", by_logit),
-        family("binomial", {d.BinomialProbs: attributes("total_count", "probs")}),
         composed(_forms.binomial_logits, trials, trials),
-        family("geometric", {d.GeometricProbs: probs}),
         composed(_forms.geometric_logits, failures, failures),
         Family("kl_divergence", _forms.categorical, outcomes, outcomes),
-        family("poisson", {d.Poisson: attributes("rate")}),
-        family("normal", {d.Normal: located}),
-        family("log_normal", {d.LogNormal: located}),
-        family("half_normal", {d.HalfNormal: scaled}),
-        family("laplace", {d.Laplace: located}),
-        family("cauchy", {d.Cauchy: located}),
-        family("gumbel", {d.Gumbel: located}),
-        family("weibull", {d.Weibull: attributes("scale", "concentration")}),
-        family("exponential", exponential),
-        family("chi2", {d.Chi2: attributes("df")}),
-        family("gamma", gammas),
-        family("inverse_gamma", {d.InverseGamma: attributes("concentration", "rate")}),
-        family("pareto", {d.Pareto: attributes("scale", "alpha")}),
-        family("uniform", uniform),
-        family("beta", beta),
-        composed(_forms.beta_uniform, beta, uniform),
-        composed(_forms.uniform_beta, uniform, beta),
-        family("dirichlet", {d.Dirichlet: attributes("concentration")}),
-        family("von_mises", {d.VonMises: attributes("loc", "concentration")}),
         *beside("multivariate_normal", full, diagonal),
-        family("low_rank_multivariate_normal", {d.LowRankMultivariateNormal: factors}),
+        *crossed(members | with_probs),
     )
 
 
-def _diagonal(d: Any, x: Any) -> tuple[Any, ...] | None:
-    """loc and factor of independent normal components along one axis."""
+def _normals(d: Any, x: Any) -> tuple[Any, ...] | None:
+    """loc and scale of independent normal components along one axis."""
     base = x.base_dist
     normal = _unexpanded(d, base)
     if not isinstance(normal, d.Normal) or x.reinterpreted_batch_ndims != 1:
@@ -129,7 +111,7 @@ def _diagonal(d: Any, x: Any) -> tuple[Any, ...] | None:
     loc, scale = jnp.broadcast_arrays(normal.loc, normal.scale)
     if base is not normal:
         loc, scale = (jnp.broadcast_to(v, base.batch_shape) for v in (loc, scale))
-    return loc, _forms.diagonal_matrix(scale)
+    return loc, scale
 
 
 def _parts(p: Any, q: Any, between: Between) -> KLBetween | None:

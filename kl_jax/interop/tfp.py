@@ -11,21 +11,23 @@ import jax.numpy as jnp
 from kl_jax._arithmetic import nan_where
 from kl_jax.elementwise import logits_from_probs
 from kl_jax.interop import _forms
+from kl_jax.interop._families import alike, crossed, families
 from kl_jax.interop._rules import (
     Between,
     Family,
     KLBetween,
     Library,
-    Parameters,
+    Members,
     Registered,
     attributes,
     beside,
     both_are,
     composed,
-    family,
+    converted,
     one_event_shape,
     pairs,
     required,
+    with_matrix,
 )
 
 
@@ -38,8 +40,9 @@ def register_tfp() -> None:
     """Makes `kl_divergence` of TensorFlow Probability use the closed forms of kl_jax.
 
     That of `tensorflow_probability.substrates.jax.distributions`, and the method of a
-    distribution, for the families that both have, and so in all that it makes of them:
-    Independent, Masked, Sample and transformed distributions remain its own to take apart.
+    distribution, for the families that both have and for pairs of two of them, and so in
+    all that it makes of them: Independent, Masked, Sample and transformed distributions
+    remain its own to take apart.
     So does what it alone has, such as a scale that is neither diagonal nor triangular, and
     Gamma distributions by `log_rate`. Holds for this process and for what is traced after
     it; a second call does nothing.
@@ -71,76 +74,58 @@ def register(tfp: Any, table: Sequence[Family], which: Iterable[tuple[type, type
             registry._DIVERGENCES[pair] = Registered(table, otherwise)
 
 
+# By logits, or by what probs are converted to; and those of all outcomes, and a rate.
+logit = converted(_forms.logit)
+logits = converted(logits_from_probs)
+_log_rate = converted(logits_from_probs, "rate", "log_rate")
+
+
+def members(d: Any) -> dict[str, Members]:
+    """All families of one class."""
+    probs = attributes("probs")
+    return alike(d) | {
+        "bernoulli": {d.Bernoulli: probs},
+        "bernoulli_logits": {d.Bernoulli: logit},
+        "binomial": {d.Binomial: attributes("total_count", "probs")},
+        "geometric": {d.Geometric: probs},
+        "inverse_gamma": {d.InverseGamma: attributes("concentration", "scale")},
+        "pareto": {d.Pareto: attributes("scale", "concentration")},
+        "continuous_bernoulli": {d.ContinuousBernoulli: probs},
+        "continuous_bernoulli_logits": {d.ContinuousBernoulli: logit},
+        "low_rank_multivariate_normal": {
+            d.MultivariateNormalDiagPlusLowRankCovariance: _low_rank
+        },
+    }
+
+
+def with_probs(d: Any) -> dict[str, Members]:
+    """Those of them that are given by logits or probs, by the latter."""
+    classes = {"bernoulli": d.Bernoulli, "continuous_bernoulli": d.ContinuousBernoulli}
+    return {name: {cls: lambda x: (x.probs_parameter(),)} for name, cls in classes.items()}
+
+
 @functools.cache
 def _table(tfp: Any) -> tuple[Family, ...]:
     d = tfp.distributions
-    located, probs = attributes("loc", "scale"), attributes("probs")
-    beta = {d.Beta: attributes("concentration1", "concentration0")}
-    uniform = {d.Uniform: attributes("low", "high")}
-    gammas = {
-        d.Gamma: attributes("concentration", "rate"),
-        d.Exponential: lambda x: (1.0, x.rate),
-        d.Chi2: lambda x: (x.df / 2, 0.5),
-    }
+    of_one_class = members(d)
     trials = {d.Binomial: lambda x: (x.total_count, *logit(x))}
     failures = {d.Geometric: logit}
     log_rates = {d.Poisson: _log_rate}
     # In one of two classes, which have other events.
-    outcomes = [{cls: outcomes_of} for cls in (d.Categorical, d.OneHotCategorical)]
+    outcomes = [{cls: logits} for cls in (d.Categorical, d.OneHotCategorical)]
     normal = {d.MultivariateNormalLinearOperator: functools.partial(diagonal, tfp)}
     full = {d.MultivariateNormalLinearOperator: functools.partial(factor, tfp)}
     independent = functools.partial(independent_normal, d.Normal)
     return (
-        family("bernoulli", {d.Bernoulli: probs}),
-        family("bernoulli_logits", {d.Bernoulli: logit}),
-        family("binomial", {d.Binomial: attributes("total_count", "probs")}),
+        *families(of_one_class),
         composed(_forms.binomial_logits, trials, trials),
-        family("geometric", {d.Geometric: probs}),
         composed(_forms.geometric_logits, failures, failures),
         *(Family("kl_divergence", _forms.categorical, x, x) for x in outcomes),
-        family("poisson", {d.Poisson: attributes("rate")}),
         composed(_forms.poisson_log_rate, log_rates, log_rates),
-        family("normal", {d.Normal: located}),
-        family("log_normal", {d.LogNormal: located}),
-        family("half_normal", {d.HalfNormal: attributes("scale")}),
-        family("laplace", {d.Laplace: located}),
-        family("cauchy", {d.Cauchy: located}),
-        family("gumbel", {d.Gumbel: located}),
-        family("weibull", {d.Weibull: attributes("scale", "concentration")}),
-        family("exponential", {d.Exponential: attributes("rate")}),
-        family("chi2", {d.Chi2: attributes("df")}),
-        family("gamma", gammas),
-        family("inverse_gamma", {d.InverseGamma: attributes("concentration", "scale")}),
-        family("pareto", {d.Pareto: attributes("scale", "concentration")}),
-        family("uniform", uniform),
-        family("beta", beta),
-        composed(_forms.beta_uniform, beta, uniform),
-        composed(_forms.uniform_beta, uniform, beta),
-        family("dirichlet", {d.Dirichlet: attributes("concentration")}),
-        family("continuous_bernoulli", {d.ContinuousBernoulli: probs}),
-        family("continuous_bernoulli_logits", {d.ContinuousBernoulli: logit}),
-        family("von_mises", {d.VonMises: attributes("loc", "concentration")}),
         *beside("multivariate_normal_diag", normal, {d.Independent: independent}),
         *beside("multivariate_normal", full, {d.Independent: with_matrix(independent)}),
-        family(
-            "low_rank_multivariate_normal",
-            {d.MultivariateNormalDiagPlusLowRankCovariance: _low_rank},
-        ),
+        *crossed(of_one_class | with_probs(d)),
     )
-
-
-def logit(x: Any) -> tuple[Any, ...]:
-    """By logits, or by what probs are converted to."""
-    return (_forms.logit(x.probs) if x.logits is None else x.logits,)
-
-
-def outcomes_of(x: Any) -> tuple[Any, ...]:
-    """By the logits of all outcomes, likewise."""
-    return (logits_from_probs(x.probs) if x.logits is None else x.logits,)
-
-
-def _log_rate(x: Any) -> tuple[Any, ...]:
-    return (logits_from_probs(x.rate) if x.log_rate is None else x.log_rate,)
 
 
 def _loc(x: Any) -> Any:
@@ -161,16 +146,6 @@ def factor(tfp: Any, x: Any) -> tuple[Any, ...] | None:
     if isinstance(x.scale, tfp.tf2jax.linalg.LinearOperatorLowerTriangular):
         return _loc(x), _forms.with_positive_diagonal(x.scale.to_dense())
     return with_matrix(functools.partial(diagonal, tfp))(x)
-
-
-def with_matrix(of_diagonal: Parameters) -> Parameters:
-    """loc and Cholesky factor of those for which a function returns loc and scale."""
-
-    def parameters(x: Any) -> tuple[Any, ...] | None:
-        found = of_diagonal(x)
-        return found and (found[0], _forms.diagonal_matrix(found[1]))
-
-    return parameters
 
 
 def independent_normal(normals: Any, x: Any) -> tuple[Any, ...] | None:

@@ -23,7 +23,13 @@ from kl_jax._arithmetic import (
     words_product,
 )
 from kl_jax._exponentials import exp_in_two_words, expm1, log1p, phi
-from kl_jax.elementwise import generalized_kl_term, is_close, itakura_saito, log_ratio
+from kl_jax.elementwise import (
+    generalized_kl_term,
+    is_close,
+    itakura_saito,
+    log_ratio,
+    logit,
+)
 from kl_jax.parametric._convex import (
     EXPONENTIAL_NORMALIZER,
     bregman,
@@ -131,10 +137,6 @@ def beta_to_normal(a: Array, b: Array, loc: Array, scale: Array) -> Array:
     difference = _minus(two_prod(a, b), square)
     difference = difference / lax.stop_gradient((n + 1) * (deviation + width))
     return to_normal(_beta_negentropy(a, b), offset, deviation, width, difference)
-
-
-def logit(probs: Array) -> Array:
-    return log_ratio(probs, 1 - probs, 2 * probs - 1)
 
 
 def from_uniform(x: Array) -> Array:

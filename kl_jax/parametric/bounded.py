@@ -13,6 +13,7 @@ from kl_jax.elementwise import (
     generalized_kl_term,
     itakura_saito,
     log_ratio,
+    logit,
     relative_difference,
 )
 from kl_jax.parametric._bessel import bessel_ratio, log_bessel
@@ -151,7 +152,7 @@ def continuous_bernoulli(probs_p: ArrayLike, probs_q: ArrayLike) -> Array:
     Source: Loaiza-Ganem and Cunningham, "The continuous Bernoulli" (2019).
     """
     p, q = arrays(probs_p, probs_q)
-    logit_p, logit_q = log_ratio(p, 1 - p), log_ratio(q, 1 - q)
+    logit_p, logit_q = logit(p), logit(q)
     # Of probabilities near 1/2 or 1 the logits would lose the digits of their difference.
     difference = log_ratio(q, p) - log_ratio(1 - q, 1 - p, p - q)
     return bregman(EXPONENTIAL_NORMALIZER, logit_q, logit_p, difference)

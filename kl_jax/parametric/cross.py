@@ -77,7 +77,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from kl_jax._arithmetic import divide
-from kl_jax.elementwise import generalized_kl_term
+from kl_jax.elementwise import generalized_kl_term, logit
 from kl_jax.parametric import _cross
 from kl_jax.parametric.bounded import betas
 from kl_jax.parametric.domain import (
@@ -226,7 +226,7 @@ def continuous_bernoulli_uniform(
     0.742
     """
     p, low, high = arrays(probs_p, low_q, high_q)
-    return _cross.within_unit(_cross.from_uniform(_cross.logit(p)), low, high)
+    return _cross.within_unit(_cross.from_uniform(logit(p)), low, high)
 
 
 @closed_form(rate=positive, concentration=positive)
