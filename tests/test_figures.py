@@ -195,3 +195,21 @@ def test_page(path):
     for ulp in re.findall(r"([\d.]+)\s+(?:ULP|in float)", prose):
         assert ulp in (m for _, *pair in stated(text) for m in map(str, pair)), ulp
     assert not re.search(r"\d\s*(ms|MiB|GiB|TFLOP)\b", prose)
+
+
+def test_what_accuracy_and_speed_says_to_read_first():
+    """In words there: who is negative, who is slower, and who takes less memory."""
+    of_logits = [t for t in tables("accuracy") if t[0][0].startswith("KL from logits")]
+    assert len(of_logits) == 2
+    for head, rows in of_logits:
+        assert head[1] == "kl_jax"
+        assert len(head) == 6
+        for row in rows:
+            assert all(("< 0" in cell) == (i > 0) for i, cell in enumerate(row[1:])), row
+    (values,) = (rows for head, rows in tables("speed") if head[0] == "float32, value")
+    times = {(row[0], row[1]): float(row[4]) for row in values}
+    memory = {(row[0], row[1]): float(row[5]) for row in values if row[5]}
+    for shape in {shape for shape, _ in times}:
+        assert 0.4 < times[shape, "torch.compile"] < 0.6
+        assert times[shape, "optax"] > 1 or shape == "[4096, 1000]"
+        assert memory[shape, "kl_jax"] < memory[shape, "optax"] / 2
