@@ -102,13 +102,14 @@ def kl_from_densities(
       the error is constant.
     Error: by default that of the log-densities, for those that are smooth inside, decay to
       both sides, and have a width the nodes see: on the line from 0.1 to 1000, and no
-      further from 0 than 10 widths (at 1000 and 10, 1e-10 in float64); from a finite limit
-      or a point to infinity from 1e-4 to 1e4; between finite ones from 1/40 of their
-      distance, and next to them from 1e-4 of it. Beyond, nodes miss the density, which the
-      mass shows: give limits around it, or points at its peaks. Singular densities belong
-      at a limit of 0, next to which x has digits: next to 1, up to 2^-24 and 2^-53 from it,
-      beta(1/2, 1/2) has 2e-4 and 7e-9 of its mass. Likewise next to a point of 1000 x has
-      3e-5 in float32, and N(1000, 1) an error of 3e-5.
+      further from 0 than 10 widths (at 1000 and 10, 4e-10 in float64,
+      tests/test_densities.py); from a finite limit or a point to infinity from 1e-4 to 1e4;
+      between finite ones from 1/40 of their distance, and next to them from 1e-4 of it.
+      Beyond, nodes miss the density, which the mass shows: give limits around it, or points
+      at its peaks. Singular densities belong at a limit of 0, next to which x has digits:
+      next to 1, up to d = 2^-24 and 2^-53 from it, beta(1/2, 1/2) has 2 sqrt(d) / pi of its
+      mass. Likewise next to a point of 1000 x has 3e-5 in float32, and N(1000, 1) an error
+      of 3e-5.
 
     >>> import jax.numpy as jnp
     >>> log_p, log_q = lambda x: -x, lambda x: jnp.log(2.0) - 2 * x

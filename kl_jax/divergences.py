@@ -76,12 +76,13 @@ def kl_divergence(
     Gradient: -p (log(q / p) + KL) in logits_p, q - p in logits_q. Where KL = inf they
       are 0 and q - p; where p has no outcome, 0 and 0. Finite wherever the logits are.
       Reverse mode keeps the logits and nine numbers a row.
-    Error: at most 8 ULP where KL >= 2^-90 in float32 (benchmarks/accuracy.py: 4.5, and
-      5.1 in float64), however little the logits differ and whatever offset they have.
-      Below, twice the smallest normal number. Gradients and Fisher-vector products (jvp of
-      grad): 1e-6 of the largest component in float32; 1e-5 where log(q / p) is -40. Values
-      on a CPU have the same bits for a row alone, in a batch, under vmap and in `shard_map`
-      if the outcomes are a multiple of 8; else, and on a mesh in plain `jit`, up to 4 ULP.
+    Error: at most 8 ULP where KL >= 2^-90 in float32 (tests/test_divergences.py;
+      benchmarks/accuracy.py: 4.5, and 5.1 in float64), however little the logits differ and
+      whatever offset they have. Below, twice the smallest normal number. Gradients and
+      Fisher-vector products (jvp of grad): 1e-6 of the largest component in float32; 1e-5
+      where log(q / p) is -40. Values on a CPU have the same bits for a row alone, in a
+      batch, under vmap and in `shard_map` if the outcomes are a multiple of 8; else, and on
+      a mesh in plain `jit`, up to 4 ULP.
 
     >>> import jax.numpy as jnp
     >>> p = jnp.log(jnp.array([0.5, 0.5]))
@@ -162,8 +163,8 @@ def jeffreys_divergence(
 
     Boundary: inf where one of p and q is 0 and the other is not. 0 where p has no outcome.
     Gradient: the sum of those of both directions; numbers also where the value is inf.
-    Error: at most 8 ULP for values of 2^-90 and more in float32
-      (benchmarks/accuracy.py: 4.1, and 5.7 in float64).
+    Error: at most 8 ULP for values of 2^-90 and more in float32 (tests/test_divergences.py;
+      benchmarks/accuracy.py: 4.1, and 5.7 in float64).
 
     >>> import jax.numpy as jnp
     >>> p = jnp.log(jnp.array([0.5, 0.5]))
@@ -213,8 +214,8 @@ def jensen_shannon_divergence(
     Gradient: finite everywhere; KL(p || m) - KL(q || m) in an array `beta`. Divided by
       beta (1 - beta), value and gradient tend to those of KL(p || q) for beta -> 0 and of
       KL(q || p) for beta -> 1.
-    Error: at most 8 ULP for values of 2^-90 and more in float32
-      (benchmarks/accuracy.py: 4.9, and 4.7 in float64).
+    Error: at most 8 ULP for values of 2^-90 and more in float32 (tests/test_divergences.py;
+      benchmarks/accuracy.py: 4.9, and 4.7 in float64).
 
     >>> import jax.numpy as jnp
     >>> p = jnp.log(jnp.array([0.5, 0.5]))
@@ -260,7 +261,8 @@ def jensen_shannon_distance(
 
     Boundary: that of `jensen_shannon_divergence`, whose largest value is log 2 in nats.
     Gradient: that of the root; 0 where p = q, where it has a kink.
-    Error: at most 5 ULP, half that of the divergence and a rounding.
+    Error: at most 5 ULP, half that of the divergence and a rounding
+      (tests/test_divergences.py).
 
     >>> import jax.numpy as jnp
     >>> a, b = jnp.array([0.0, 0.0]), jnp.array([0.0, 3.0])
@@ -311,8 +313,8 @@ def skew_kl_divergence(
     Boundary: 0 at skew = 1, and where p has no outcome; finite where q = 0 < p unless
       skew = 0. nan only from nan and where an array `skew` is outside [0, 1].
     Gradient: that of KL(p || m) through m, in an array `skew` too; finite everywhere.
-    Error: at most 8 ULP for values of 2^-90 and more in float32
-      (benchmarks/accuracy.py: 5.1, and 4.8 in float64).
+    Error: at most 8 ULP for values of 2^-90 and more in float32 (tests/test_divergences.py;
+      benchmarks/accuracy.py: 5.1, and 4.8 in float64).
 
     >>> import jax.numpy as jnp
     >>> p = jnp.log(jnp.array([0.5, 0.5]))
@@ -368,8 +370,8 @@ def renyi_divergence(
       is KL(w || p) / (1 - order)^2 with w the p^order q^(1 - order) of sum 1; half the
       variance of log(p / q) under p at order 1.
     Error: at most 8 ULP for orders up to 2 and values of 2^-90 and more in float32
-      (benchmarks/accuracy.py: 5.6, and 7.3 in float64). Above, the error of log(q / p) is
-      multiplied by the order.
+      (tests/test_divergences.py; benchmarks/accuracy.py: 5.6, and 7.3 in float64). Above,
+      the error of log(q / p) is multiplied by the order.
 
     >>> import jax.numpy as jnp
     >>> p = jnp.log(jnp.array([0.5, 0.5]))

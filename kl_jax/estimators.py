@@ -94,7 +94,8 @@ def kl_estimate(
     Gradient: as above; 0 where log p = -inf, and 0 in log p where log q = -inf. A slope
       that overflows, as e^d of padding does, is the largest number: 0 times it is 0 under a
       mask. Second derivatives of drawn samples in log p are not unbiased.
-    Error: at most 4 ULP after the rounding of d.
+    Error: at most 4 ULP after the rounding of d (tests/test_estimators.py;
+      benchmarks/other_accuracy.py: 1.4, and 1.4 in float64).
 
     >>> import jax.numpy as jnp
     >>> log_p, log_q = jnp.log(jnp.array([0.5, 0.25])), jnp.log(jnp.array([0.4, 0.3]))

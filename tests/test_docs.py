@@ -1,6 +1,7 @@
 """The site as it is built: no warning, no network, every link and name in its place."""
 
 import collections
+import doctest
 import html.parser
 import inspect
 import os
@@ -9,7 +10,11 @@ import subprocess
 import sys
 import urllib.parse
 
+import numpy as np
 import pytest
+import scipy.integrate
+from scipy.special import softmax
+from scipy.stats import entropy, norm
 
 import kl_jax
 import kl_jax.interop
@@ -142,3 +147,57 @@ def test_the_search_is_there_without_a_server(site):
     index = (folder / "search" / "search_index.js").read_text()
     assert "padding mask" in index
     assert "topk_outcomes" in index
+
+
+def numbers_of_readme(teacher, student, keep, **_):
+    rows = entropy(softmax(teacher, -1), softmax(student, -1), axis=-1)
+    yield "[" + " ".join(f"{x:.4f}" for x in rows) + "]"
+    rows = entropy(softmax(teacher / 2, -1), softmax(student / 2, -1), axis=-1)
+    yield f"{4 * rows[keep].mean():.4f} True"
+
+
+def numbers_of_drift(march, april, empty, **_):
+    yield f"{entropy(march, april) + entropy(april, march):.4f}"
+    yield f"inf {entropy(march + 0.5, empty + 0.5):.4f}"
+
+
+def numbers_of_latent_variables(mu, log_variance, **_):
+    rows = (mu**2 + np.exp(log_variance) - 1 - log_variance) / 2
+    yield f"{rows.sum(-1).mean():.4f}"
+    yield f"{np.maximum(rows.mean(0), 0.02).sum():.4g}"
+
+    def integrand(z):
+        prior = np.log((norm.pdf(z, -2) + norm.pdf(z, 2)) / 2)
+        return norm.pdf(z, 1.5, 0.5) * (norm.logpdf(z, 1.5, 0.5) - prior)
+
+    yield f"{scipy.integrate.quad(integrand, -8, 8)[0]:.3f}"
+
+
+def numbers_of_reinforcement(log_policy, log_reference, mask, **_):
+    d = log_reference - log_policy
+    yield f"{(np.exp(d) - 1 - d)[mask].mean():.4f}"
+
+
+def numbers_of_teachers(a, b, **_):
+    yield f"{a} {entropy(softmax(a), softmax(b)):.4f}"
+
+
+@pytest.mark.parametrize(
+    ("page", "numbers"),
+    [
+        ("README.md", numbers_of_readme),
+        ("docs/recipes/drift.md", numbers_of_drift),
+        ("docs/recipes/latent_variables.md", numbers_of_latent_variables),
+        ("docs/recipes/reinforcement.md", numbers_of_reinforcement),
+        ("docs/recipes/teachers.md", numbers_of_teachers),
+    ],
+)
+def test_printed_numbers_by_numpy_and_scipy(page, numbers):
+    """In float64, of the arrays that the page has."""
+    text = (ROOT / page).read_text()
+    run = doctest.DocTestParser().get_doctest(text, {}, page, page, 0)
+    doctest.DocTestRunner().run(run, out=lambda _: None, clear_globs=False)
+    arrays = {k: np.asarray(x) for k, x in run.globs.items() if hasattr(x, "dtype")}
+    arrays = {k: x.astype("f8") if x.dtype == "f4" else x for k, x in arrays.items()}
+    for number in numbers(**arrays):
+        assert f"\n{number}\n" in text

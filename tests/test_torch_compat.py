@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from programs import quick
+from programs import optimized, quick
 
 from kl_jax import KLDivLoss, batchmean, kl_div, kl_divergence, mean
 from kl_jax import sum as sum_
@@ -95,6 +95,20 @@ def test_replays_pytorchs_cases(name, dtype):
         for key, array in zip(keys, found, strict=True):
             assert array.dtype == dtype
             assert_same(array, unpacked(case[key], dtype), unit)
+
+
+@pytest.mark.parametrize("log_target", [False, True])
+def test_terms_in_ulp(log_target):
+    """Against float64, in which a float32 term has twice its digits."""
+    rng = np.random.default_rng(3)
+    x = rng.uniform(-12, 0, 3000).astype("f4")
+    t = x + rng.normal(size=3000) * 10.0 ** -np.resize([0.0, 2, 5], 3000)
+    t = (t if log_target else np.exp(t)).astype("f4")
+    terms = optimized(lambda x, t: kl_div(x, t, reduction="none", log_target=log_target))
+    a, b = np.float64([x, t])
+    parts = (np.exp(b) * (b - a), 0 * a) if log_target else (b * np.log(b), -b * a)
+    ulp = np.spacing(np.abs(parts).max(0).astype("f4"))
+    assert (np.abs(terms(x, t) - sum(parts)) <= 3 * ulp).all()
 
 
 def test_log_softmax_target_gives_exact_zeros():
