@@ -601,6 +601,7 @@ def test_a_scale_of_another_kind(tfd):
 # --- errors ----------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quickly")
 def test_pairs_without_a_closed_form(numpyro, tfd):
     for d in (numpyro, tfd):
         p, q = d.Logistic(0.0, 1.0), d.Normal(0.0, 1.0)
