@@ -30,7 +30,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from kl_jax._arithmetic import clamp_min, jitted_custom_jvp, polynomial, reciprocal
 from kl_jax.elementwise import is_close, itakura_saito
@@ -154,11 +154,25 @@ def _slopes(m: int, k: Array) -> _Slopes:
     bound, _, terms, _ = _BOUNDS[k.dtype]
     small = k < least
     x = jnp.where(small, k, 0) / bound
-    total, of_ratio, of_gap = (polynomial(c, x) for c in _kummer(m, terms, bound))
+    total, of_ratio, of_gap = _polynomials(_kummer(m, terms, bound), x)
     value = jnp.log(total * jnp.exp(-2 * bound * x))
     inside = of_ratio / total, of_gap / total, value
     pairs = zip(inside, outside, strict=True)
     return _Slopes(*(jnp.where(small, a, b) for a, b in pairs))
+
+
+def _polynomials(factors: list[list[float]], x: Array) -> Array:
+    """Polynomials of as many terms, along a new first axis. In a loop: those of float64 as
+    one expression XLA for CPUs compiles for minutes, and takes 18 GB.
+    """
+    rows = jnp.asarray(factors, x.dtype).reshape(len(factors), -1, *(1,) * x.ndim)
+    last = rows.shape[1] - 1
+
+    def step(i: Array, total: Array) -> Array:
+        return total * x[None] + rows[:, last - i]
+
+    # In shard_map the total varies over devices as x does.
+    return lax.fori_loop(1, last + 1, step, rows[:, last] + 0 * x[None], unroll=8)
 
 
 def _curvature(m: int, k: Array) -> Array:
@@ -175,7 +189,7 @@ def _curvature(m: int, k: Array) -> Array:
     bound, _, _, terms = _BOUNDS[k.dtype]
     small = k < least
     x = jnp.square(jnp.where(small, k, 0) / bound)
-    total, slope = (polynomial(c, x) for c in _squares(m, terms, bound))
+    total, slope = _polynomials(_squares(m, terms, bound), x)
     return jnp.where(small, slope / total, outside)
 
 
