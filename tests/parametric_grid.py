@@ -18,6 +18,7 @@ PARAMETERS = {
     "normal_log_variance": ("mean", "log variance"),
     "log_normal": ("loc", "positive"),
     "logit_normal": ("loc", "positive"),
+    "truncated_normal": ("loc", "positive", "bound", "bound"),
     "half_normal": ("positive",),
     "laplace": ("loc", "positive"),
     "cauchy": ("loc", "positive"),
@@ -44,6 +45,9 @@ PARAMETERS = {
 }
 NAMES = tuple(PARAMETERS)
 
+# What is equal in p and q, and not to differentiate in.
+FIXED = ("count", "bound")
+
 # Half the derivatives of KL do not vanish at p = q: the support moves.
 OF_ITS_SUPPORT = ("pareto", "uniform")
 
@@ -67,6 +71,13 @@ def grid(name, dtype, rng):
     if name not in SPECIAL and "vector" not in PARAMETERS[name]:
         rounded += neighbours(name, dtype, rng)
     return rounded
+
+
+def parameters_of(name):
+    """The positions of the floats to differentiate in."""
+    kinds = PARAMETERS[name]
+    n = 2 if name == "normal_standard" else 2 * len(kinds)
+    return tuple(i for i in range(n) if not kinds or kinds[i % len(kinds)] not in FIXED)
 
 
 def cast(parameters, dtype):
@@ -306,6 +317,8 @@ def angles(rng):
         yield "opposite", (0.5, k, -1.5, 2 * k)
         yield "one location", (0.5, k, 0.5, 1e-2 * k)
     yield "one location", (0.5, 1e-3, 0.5, 1e6)
+    yield "across pi", (-3.0861273, 14.372494, 2.9044945, 6.119441)
+    yield "across pi", (3.12, 3.0, -3.1, 2.5)
 
 
 def lower_ends(rng):
@@ -381,7 +394,30 @@ def nested(apart, rng):
     yield "any size", (1, 1 + 1e-6, -1e6, 1e6)
 
 
-SPECIAL = {"normal_standard": standard, "uniform": nested}
+def cut(apart, rng):
+    """An interval around p's loc, next to it, far from it, or without one of its ends."""
+    for low, high in (*RANGES, (RANGES[0][0], RANGES[-1][1])):
+        for by in (0.0, *apart, *apart):
+            scale, width = uniform(rng, low, high, 2)
+            loc = scale * rng.normal() * 10 ** rng.uniform(-1, 1.5)
+            start = scale * rng.normal()
+            end = start + max(width, 1e-5 * abs(start))
+            ends = ((start, end), (start, end), (-np.inf, end), (start, np.inf))
+            ends = ends[rng.integers(4)]
+            step = by * rng.uniform(0.5, 1, 2) * rng.choice([-1, 0, 1], 2)
+            q = loc + step[0] * scale, scale * np.exp(step[1])
+            yield f"apart {by}" if step.any() else "equal", (loc, scale, *ends, *q, *ends)
+            wide = loc, uniform(rng, low, high)
+            yield "any size", (loc, scale, *ends, *wide, *ends)
+    for start in (0.0, 30.0, -1e3):
+        ends = start, start + rng.uniform(0.1, 10)
+        for by in (1e-3, 1.0):
+            yield "everyday", (0.3, 1.0, *ends, 0.3 + by, 1.0 + by * rng.uniform(), *ends)
+            # One slope at the end, of two locs.
+            yield "far from both", (0.0, 1.0, *ends, -3.0, 1.1, *ends)
+
+
+SPECIAL = {"normal_standard": standard, "uniform": nested, "truncated_normal": cut}
 
 # --- vectors and matrices --------------------------------------------------------------
 
@@ -584,6 +620,8 @@ def units(name, parameters):
         return [np.exp(x[1] / 2), np.ones(())]
     if name == "uniform":
         return [x[1] - x[0]] * 4
+    if name == "truncated_normal":
+        return [x[1]] * 4 + [x[5]] * 4
     if name == "multivariate_normal":
         return [np.abs(x[1]).max()] * 4
     if name == "multinomial":

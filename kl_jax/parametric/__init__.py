@@ -14,41 +14,42 @@ are those of x log x and of -log x.
 
 | function | parameters | range | ULP |
 |---|---|---|---|
-| `bernoulli` | probs | 1e-7 to 1 - 1e-7 | 1.4 |
-| `bernoulli_logits` | logits | -1e3 to 1e3 | 4.4 |
-| `binomial` | total_count, probs | probs 1e-7 to 1 - 1e-7, counts to 1e6 | 1.9 |
-| `negative_binomial` | total_count, probs | probs 1e-7 to 1 - 1e-7, counts to 1e6 | 1.5 |
-| `multinomial` | total_count, probs | masses 1e-7 to 1, counts to 1e6 | 3.6 |
-| `geometric` | probs | 1e-7 to 1 - 1e-7 | 1.8 |
-| `poisson` | rate | 1e-3 to 1e6 | 1.5 |
-| `normal` | loc, scale | 1e-3 to 1e6 | 2.7 |
-| `normal_standard` | mean, log_variance | log_variance -80 to 80 | 1.1 |
-| `normal_log_variance` | mean, log_variance | log_variance -300 to 300 | 4.4 |
-| `log_normal` | loc, scale | 1e-3 to 1e6 | 2.5 |
-| `logit_normal` | loc, scale | 1e-3 to 1e6 | 2.6 |
-| `half_normal` | scale | 1e-3 to 1e6 | 2.4 |
-| `laplace` | loc, scale | 1e-3 to 1e6 | 2.0 |
-| `cauchy` | loc, scale | 1e-3 to 1e6 | 1.5 |
-| `gumbel` | loc, scale | e^w to 1e25 | 49.1 |
-| `weibull` | scale, concentration | e^w to 1e25 | 24.2 |
-| `exponential` | rate | 1e-3 to 1e6 | 1.8 |
-| `gamma` | concentration, rate | 1e-3 to 1e6 | 3.0 |
-| `inverse_gamma` | concentration, rate | 1e-3 to 1e6 | 2.9 |
-| `chi2` | df | 1e-3 to 1e6 | 2.2 |
-| `pareto` | scale, alpha | 1e-3 to 1e6 | 1.6 |
-| `uniform` | low, high | margins 1e-6 to 100 widths | 1.0 |
-| `beta` | concentration1, concentration0 | 1e-3 to 1e6 | 5.5 |
-| `dirichlet` | concentration | 1e-3 to 1e6 | 4.0 |
-| `continuous_bernoulli` | probs | 1e-7 to 1 - 1e-7 | 4.8 |
-| `continuous_bernoulli_logits` | logits | -1e5 to 1e3 | 4.4 |
-| `von_mises` | loc, concentration | 1e-3 to 1e6 | 6.1 |
-| `von_mises_fisher` | mean_direction, concentration | 1e-3 to 1e6 | 2.6 |
-| `wishart` | df, scale_tril | df - d + 1 1e-2 to 1e4, condition number 10 | 4.0 |
-| `inverse_wishart` | df, scale_tril | df - d + 1 1e-2 to 1e4, condition number 10 | 2.9 |
-| `matrix_normal` | loc, scale_tril_row, scale_tril_column | condition number to 10 | 4.8 |
-| `multivariate_normal` | loc, scale_tril | condition number to 30 | 3.7 |
-| `multivariate_normal_diag` | loc, scale | 1e-3 to 1e6 | 2.6 |
-| `low_rank_multivariate_normal` | loc, cov_factor, cov_diag | factors 0.1 to 30 | 16.9 |
+| `bernoulli` | probs | 1e-7 to 1 - 1e-7 | 1.3 |
+| `bernoulli_logits` | logits | -1e3 to 1e3 | 3.5 |
+| `binomial` | total_count, probs | probs 1e-7 to 1 - 1e-7, counts to 1e6 | 2.1 |
+| `negative_binomial` | total_count, probs | probs 1e-7 to 1 - 1e-7, counts to 1e6 | 2.0 |
+| `multinomial` | total_count, probs | masses 1e-7 to 1, counts to 1e6 | 3.5 |
+| `geometric` | probs | 1e-7 to 1 - 1e-7 | 2.1 |
+| `poisson` | rate | 1e-3 to 1e6 | 2.3 |
+| `normal` | loc, scale | 1e-3 to 1e6 | 2.1 |
+| `normal_standard` | mean, log_variance | log_variance -80 to 80 | 1.2 |
+| `normal_log_variance` | mean, log_variance | log_variance -300 to 300 | 4.1 |
+| `log_normal` | loc, scale | 1e-3 to 1e6 | 2.3 |
+| `logit_normal` | loc, scale | 1e-3 to 1e6 | 2.2 |
+| `truncated_normal` | loc, scale, low, high | locs to 1e6 scales outside | 6.0 |
+| `half_normal` | scale | 1e-3 to 1e6 | 1.8 |
+| `laplace` | loc, scale | 1e-3 to 1e6 | 2.2 |
+| `cauchy` | loc, scale | 1e-3 to 1e6 | 2.5 |
+| `gumbel` | loc, scale | e^w to 1e25 | 19.6 |
+| `weibull` | scale, concentration | e^w to 1e25 | 19.6 |
+| `exponential` | rate | 1e-3 to 1e6 | 1.9 |
+| `gamma` | concentration, rate | 1e-3 to 1e6 | 2.6 |
+| `inverse_gamma` | concentration, rate | 1e-3 to 1e6 | 3.1 |
+| `chi2` | df | 1e-3 to 1e6 | 2.6 |
+| `pareto` | scale, alpha | 1e-3 to 1e6 | 1.7 |
+| `uniform` | low, high | margins 1e-6 to 100 widths | 1.3 |
+| `beta` | concentration1, concentration0 | 1e-3 to 1e6 | 4.4 |
+| `dirichlet` | concentration | 1e-3 to 1e6 | 4.7 |
+| `continuous_bernoulli` | probs | 1e-7 to 1 - 1e-7 | 3.5 |
+| `continuous_bernoulli_logits` | logits | -1e5 to 1e3 | 3.5 |
+| `von_mises` | loc, concentration | 1e-3 to 1e6 | 6.3 |
+| `von_mises_fisher` | mean_direction, concentration | 1e-3 to 1e6 | 5.8 |
+| `wishart` | df, scale_tril | df - d + 1 1e-2 to 1e4, condition number 10 | 5.3 |
+| `inverse_wishart` | df, scale_tril | df - d + 1 1e-2 to 1e4, condition number 10 | 6.0 |
+| `matrix_normal` | loc, scale_tril_row, scale_tril_column | condition number to 10 | 7.1 |
+| `multivariate_normal` | loc, scale_tril | condition number to 30 | 3.6 |
+| `multivariate_normal_diag` | loc, scale | 1e-3 to 1e6 | 3.1 |
+| `low_rank_multivariate_normal` | loc, cov_factor, cov_diag | factors 0.1 to 30 | 19.0 |
 
 Between two families, as of a Laplace p and a normal q: `kl_jax.parametric.cross`.
 
@@ -70,7 +71,7 @@ Error: relative at most 1e-6 in float32 and 1e-14 in float64 over the ranges of 
   in `gumbel` and `weibull` (1e-5) whose e^w amplifies the error of w by w, in
   `low_rank_multivariate_normal` (5e-6; 1e-5 for D of 1e-3 and factors of 30, and up to
   1e-4 where D_p / D_q of 1e3 cancels, as of a standard normal p and a tight q), and in
-  `multivariate_normal` in proportion to the condition number of q's factor (5e-5 at 1e3),
+  `multivariate_normal` in proportion to the condition number of q's factor (6e-5 at 1e3),
   as in the other families of matrices (1e-6 up to 10).
   Scalar concentrations, rates and scales, and those of `dirichlet`, may be from 1e-20 to
   1e12: no value is nan or negative, p = q gives 0, jitted or not, and the error is at most
@@ -136,3 +137,4 @@ from kl_jax.parametric.positive import exponential as exponential
 from kl_jax.parametric.positive import gamma as gamma
 from kl_jax.parametric.positive import inverse_gamma as inverse_gamma
 from kl_jax.parametric.positive import pareto as pareto
+from kl_jax.parametric.truncated import truncated_normal as truncated_normal
