@@ -33,12 +33,27 @@ TORCH = {
 }
 # The continuous Bernoulli distribution it does not have.
 NUMPYRO = {name: TORCH[name] for name in TORCH if "continuous" not in name} | {
+    "negative_binomial": lambda d, n, p: d.NegativeBinomialProbs(n, p),
+    "multinomial": lambda d, n, p: d.MultinomialProbs(p, n),
+    "truncated_normal": lambda d, m, s, a, b: d.TruncatedNormal(m, s, low=a, high=b),
+    "wishart": lambda d, k, s: d.Wishart(k, scale_tril=s),
+    "inverse_wishart": lambda d, k, s: d.InverseWishart(k, scale_tril=s),
+    "matrix_normal": lambda d, m, r, c: d.MatrixNormal(m, r, c),
     "bernoulli": lambda d, p: d.BernoulliProbs(p),
     "bernoulli_logits": lambda d, x: d.BernoulliLogits(x),
     "binomial": lambda d, n, p: d.BinomialProbs(p, n),
     "geometric": lambda d, p: d.GeometricProbs(p),
 }
 TFP = TORCH | {
+    "negative_binomial": lambda d, n, p: d.NegativeBinomial(n, probs=p),
+    "multinomial": lambda d, n, p: d.Multinomial(n, probs=p),
+    "truncated_normal": lambda d, m, s, a, b: d.TruncatedNormal(m, s, a, b),
+    "logit_normal": lambda d, m, s: d.LogitNormal(m, s),
+    "von_mises_fisher": lambda d, m, k: d.VonMisesFisher(m, k),
+    "wishart": lambda d, k, s: d.WishartTriL(k, s),
+    "matrix_normal": lambda d, m, *sides: d.MatrixNormalLinearOperator(
+        m, *(d.MultivariateNormalTriL(scale_tril=x).scale for x in sides)
+    ),
     "weibull": lambda d, s, k: d.Weibull(k, s),
     "pareto": lambda d, s, a: d.Pareto(a, s),
     "multivariate_normal": lambda d, m, s: d.MultivariateNormalTriL(m, s),

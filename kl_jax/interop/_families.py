@@ -27,6 +27,11 @@ _NAMES = {
     "beta": ("Beta", "concentration1", "concentration0"),
     "dirichlet": ("Dirichlet", "concentration"),
     "von_mises": ("VonMises", "loc", "concentration"),
+    "logit_normal": ("LogitNormal", "loc", "scale"),
+    "von_mises_fisher": ("VonMisesFisher", "mean_direction", "concentration"),
+    "wishart": ("Wishart", "concentration", "scale_tril"),
+    "inverse_wishart": ("InverseWishart", "concentration", "scale_tril"),
+    "matrix_normal": ("MatrixNormal", "loc", "scale_tril_row", "scale_tril_column"),
 }
 # Members of the gamma family, too: of two families of these KL is that of `gamma`.
 _GAMMAS = {"Exponential": lambda x: (1.0, x.rate), "Chi2": lambda x: (x.df / 2, 0.5)}

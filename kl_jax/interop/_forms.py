@@ -83,6 +83,36 @@ def geometric_logits(logits_p: Any, logits_q: Any) -> Array:
     return jnp.where(rare, few, trials)
 
 
+def negative_binomial_logits(
+    count_p: Any, logits_p: Any, count_q: Any, logits_q: Any
+) -> Array:
+    """`parametric.negative_binomial`: that of `geometric_logits` for each failure, plus
+    that of two with one probability, as in `binomial_logits`.
+    """
+    n, x, m, y = _contracts.parameters(
+        "interop.negative_binomial_logits",
+        total_count_p=count_p,
+        logits_p=logits_p,
+        total_count_q=count_q,
+        logits_q=logits_q,
+    )
+    failure = geometric_logits(-x, jnp.where(m > 0, -y, -x))
+    probs = jax.nn.sigmoid(x)
+    return multiply(m, failure) + parametric.negative_binomial(n, probs, m, probs)
+
+
+def multinomial_logits(count_p: Any, logits_p: Any, count_q: Any, logits_q: Any) -> Array:
+    """`parametric.multinomial`: that of `categorical` for each trial, plus that of two with
+    one distribution of an outcome, likewise.
+    """
+    n, m = _contracts.parameters(
+        "interop.multinomial_logits", total_count_p=count_p, total_count_q=count_q
+    )
+    trial = categorical(logits_p, logits_q)
+    one = jnp.ones(1, trial.dtype)
+    return jnp.where(m > 0, multiply(m, trial), 0) + parametric.multinomial(n, one, m, one)
+
+
 def poisson_log_rate(log_rate_p: Any, log_rate_q: Any) -> Array:
     """`parametric.poisson` of rates e^x and e^y: e^x (e^d - 1 - d), d = y - x."""
     x, y = _contracts.parameters(

@@ -68,6 +68,16 @@ def _table(d: Any) -> tuple[Family, ...]:
         "geometric": {d.GeometricProbs: probs},
         "inverse_gamma": {d.InverseGamma: attributes("concentration", "rate")},
         "pareto": {d.Pareto: attributes("scale", "alpha")},
+        "negative_binomial": {d.NegativeBinomialProbs: attributes("total_count", "probs")},
+        "multinomial": {d.MultinomialProbs: attributes("total_count", "probs")},
+        "truncated_normal": {
+            cls: functools.partial(_truncated, d)
+            for cls in (
+                d.LeftTruncatedDistribution,
+                d.RightTruncatedDistribution,
+                d.TwoSidedTruncatedDistribution,
+            )
+        },
         "low_rank_multivariate_normal": {
             d.LowRankMultivariateNormal: attributes("loc", "cov_factor", "cov_diag")
         },
@@ -84,6 +94,14 @@ def _table(d: Any) -> tuple[Family, ...]:
         d.GeometricLogits: logits,
         d.GeometricProbs: lambda x: (_forms.logit(x.probs),),
     }
+    before_failures = {
+        d.NegativeBinomialLogits: attributes("total_count", "logits"),
+        d.NegativeBinomialProbs: lambda x: (x.total_count, _forms.logit(x.probs)),
+    }
+    draws = {
+        d.MultinomialLogits: attributes("total_count", "logits"),
+        d.MultinomialProbs: lambda x: (x.total_count, logits_from_probs(x.probs)),
+    }
     outcomes = {
         d.CategoricalLogits: logits,
         d.CategoricalProbs: lambda x: (logits_from_probs(x.probs),),
@@ -96,6 +114,8 @@ def _table(d: Any) -> tuple[Family, ...]:
         family("bernoulli_logits", by_logit),
         composed(_forms.binomial_logits, trials, trials),
         composed(_forms.geometric_logits, failures, failures),
+        composed(_forms.negative_binomial_logits, before_failures, before_failures),
+        composed(_forms.multinomial_logits, draws, draws),
         Family("kl_divergence", _forms.categorical, outcomes, outcomes),
         *beside("multivariate_normal", full, diagonal),
         *crossed(members | with_probs),
@@ -112,6 +132,15 @@ def _normals(d: Any, x: Any) -> tuple[Any, ...] | None:
     if base is not normal:
         loc, scale = (jnp.broadcast_to(v, base.batch_shape) for v in (loc, scale))
     return loc, scale
+
+
+def _truncated(d: Any, x: Any) -> tuple[Any, ...] | None:
+    """loc, scale and both ends of a normal distribution that is cut at one or both."""
+    normal = x.base_dist
+    if not isinstance(normal, d.Normal):
+        return None
+    ends = getattr(x, "low", -jnp.inf), getattr(x, "high", jnp.inf)
+    return normal.loc, normal.scale, *ends
 
 
 def _parts(p: Any, q: Any, between: Between) -> KLBetween | None:

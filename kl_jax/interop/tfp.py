@@ -24,6 +24,7 @@ from kl_jax.interop._rules import (
     both_are,
     composed,
     converted,
+    family,
     one_event_shape,
     pairs,
     required,
@@ -90,6 +91,9 @@ def members(d: Any) -> dict[str, Members]:
         "geometric": {d.Geometric: probs},
         "inverse_gamma": {d.InverseGamma: attributes("concentration", "scale")},
         "pareto": {d.Pareto: attributes("scale", "concentration")},
+        "negative_binomial": {d.NegativeBinomial: attributes("total_count", "probs")},
+        "multinomial": {d.Multinomial: attributes("total_count", "probs")},
+        "truncated_normal": {d.TruncatedNormal: attributes("loc", "scale", "low", "high")},
         "continuous_bernoulli": {d.ContinuousBernoulli: probs},
         "continuous_bernoulli_logits": {d.ContinuousBernoulli: logit},
         "low_rank_multivariate_normal": {
@@ -110,6 +114,10 @@ def _table(tfp: Any) -> tuple[Family, ...]:
     of_one_class = members(d)
     trials = {d.Binomial: lambda x: (x.total_count, *logit(x))}
     failures = {d.Geometric: logit}
+    before_failures = {d.NegativeBinomial: lambda x: (x.total_count, *logit(x))}
+    draws = {d.Multinomial: lambda x: (x.total_count, *logits(x))}
+    scatters = {d.WishartLinearOperator: functools.partial(_wishart, tfp)}
+    matrices = {d.MatrixNormalLinearOperator: functools.partial(_matrix_normal, tfp)}
     log_rates = {d.Poisson: _log_rate}
     # In one of two classes, which have other events.
     outcomes = [{cls: logits} for cls in (d.Categorical, d.OneHotCategorical)]
@@ -120,6 +128,10 @@ def _table(tfp: Any) -> tuple[Family, ...]:
         *families(of_one_class),
         composed(_forms.binomial_logits, trials, trials),
         composed(_forms.geometric_logits, failures, failures),
+        composed(_forms.negative_binomial_logits, before_failures, before_failures),
+        composed(_forms.multinomial_logits, draws, draws),
+        family("wishart", scatters),
+        family("matrix_normal", matrices),
         *(Family("kl_divergence", _forms.categorical, x, x) for x in outcomes),
         composed(_forms.poisson_log_rate, log_rates, log_rates),
         *beside("multivariate_normal_diag", normal, {d.Independent: independent}),
@@ -141,11 +153,30 @@ def diagonal(tfp: Any, x: Any) -> tuple[Any, ...] | None:
     return _loc(x), jnp.abs(x.scale.diag_part())
 
 
+def _triangle(tfp: Any, operator: Any) -> Any:
+    """The Cholesky factor of the covariance of a triangular operator; None of others."""
+    if not isinstance(operator, tfp.tf2jax.linalg.LinearOperatorLowerTriangular):
+        return None
+    return _forms.with_positive_diagonal(operator.to_dense())
+
+
 def factor(tfp: Any, x: Any) -> tuple[Any, ...] | None:
     """loc and Cholesky factor where `scale` is triangular or diagonal."""
-    if isinstance(x.scale, tfp.tf2jax.linalg.LinearOperatorLowerTriangular):
-        return _loc(x), _forms.with_positive_diagonal(x.scale.to_dense())
+    triangle = _triangle(tfp, x.scale)
+    if triangle is not None:
+        return _loc(x), triangle
     return with_matrix(functools.partial(diagonal, tfp))(x)
+
+
+def _wishart(tfp: Any, x: Any) -> tuple[Any, ...] | None:
+    """Of matrices, not of their Cholesky factors, where `scale` is triangular."""
+    triangle = None if x.input_output_cholesky else _triangle(tfp, x.scale)
+    return None if triangle is None else (x.df, triangle)
+
+
+def _matrix_normal(tfp: Any, x: Any) -> tuple[Any, ...] | None:
+    row, column = _triangle(tfp, x.scale_row), _triangle(tfp, x.scale_column)
+    return None if row is None or column is None else (x.loc, row, column)
 
 
 def independent_normal(normals: Any, x: Any) -> tuple[Any, ...] | None:
