@@ -6,6 +6,7 @@ import re
 
 import cross_grid
 import cross_oracles
+import jax
 import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
@@ -166,6 +167,77 @@ def test_grid(name, dtype):
     assert not wrong, "\n".join(summary)
     assert worst[0] <= BOUND[name][dtype], "\n".join(summary)
     assert steepest[0] <= GRADIENT_BOUND[name][dtype], "\n".join(summary)
+
+
+# One for each of the functions that these are made of.
+MADE_OF = ("gamma_normal", "normal_laplace", "gamma_gumbel", "uniform_gumbel")
+MADE_OF += (
+    "uniform_gamma",
+    "pareto_gamma",
+    "continuous_bernoulli_normal",
+    "uniform_pareto",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MADE_OF)
+def test_second_derivatives_and_forward_mode(name):
+    """Of q near p in mean and size: where they meet, terms of both are large."""
+    function, rng = getattr(cross, name), np.random.default_rng(11)
+    rows = [rounded(cross_grid.everyday(name, rng), "float32") for _ in range(6)]
+    columns = [np.asarray(x, "f4") for x in zip(*rows, strict=True)]
+    tangents = [np.asarray(rng.normal(size=len(x)) * x, "f4") for x in columns]
+    every = range(len(columns))
+
+    @quick
+    @jax.vmap
+    def derivatives(x, t):
+        return (
+            jax.grad(function, every)(*x),
+            jax.jvp(function, x, t)[1],
+            jax.hessian(function, every)(*x),
+        )
+
+    slopes, along, curves = derivatives(tuple(columns), tuple(tangents))
+    # Two orders of one derivative.
+    products = np.multiply(slopes, tangents)
+    error = np.abs(along - products.sum(0))
+    assert (error <= 1e-5 * np.abs(products).sum(0)).all()
+    family = *PAIRS[name], rows, cross_grid.of_p(name)
+    for k, row in enumerate(rows):
+        unit = [u or 0 for u in cross_grid.units(name, row)]
+        true = second_differences(*family[:2], row, family[3], unit)
+        found = [[float(curves[i][j][k]) * unit[i] * unit[j] for j in every] for i in every]
+        error = np.abs(np.subtract(found, true)).max() / np.abs(true).max()
+        assert error <= 1e-4, (row, error, found, true)
+
+
+def second_differences(p, q, row, of_p, units):
+    """In each two parameters, times their units, of mpmath."""
+    step = mp.mpf(10) ** -15
+    with mp.workdps(cross_oracles.DIGITS):
+        function = cross_oracles.formula(p, q, of_p)
+
+        def at(*steps):
+            point = [
+                mp.mpf(x) + s * step * u for x, s, u in zip(row, steps, units, strict=True)
+            ]
+            return function(*point)
+
+        n = len(row)
+        unit = np.eye(n, dtype=int).tolist()
+        plus = lambda a, b, s, t: at(*(s * x + t * y for x, y in zip(a, b, strict=True)))
+        signs = ((1, 1), (1, -1), (-1, 1), (-1, -1))
+        return [
+            [
+                float(
+                    mp.fsum(s * t * plus(unit[i], unit[j], s, t) for s, t in signs)
+                    / (4 * step**2)
+                )
+                for j in range(n)
+            ]
+            for i in range(n)
+        ]
 
 
 # --- the oracles -------------------------------------------------------------------
