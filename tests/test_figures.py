@@ -206,10 +206,11 @@ def test_what_accuracy_and_speed_says_to_read_first():
         assert len(head) == 6
         for row in rows:
             assert all(("< 0" in cell) == (i > 0) for i, cell in enumerate(row[1:])), row
-    (values,) = (rows for head, rows in tables("speed") if head[0] == "float32, value")
+    # Of KL: the other divergences follow.
+    values = next(rows for head, rows in tables("speed") if head[0] == "float32, value")
     times = {(row[0], row[1]): float(row[4]) for row in values}
     memory = {(row[0], row[1]): float(row[5]) for row in values if row[5]}
     for shape in {shape for shape, _ in times}:
-        assert 0.4 < times[shape, "torch.compile"] < 0.6
+        assert 0.25 < times[shape, "torch.compile"] < 0.5
         assert times[shape, "optax"] > 1 or shape == "[4096, 1000]"
         assert memory[shape, "kl_jax"] < memory[shape, "optax"] / 2
