@@ -128,6 +128,7 @@ def test_closed_forms_compile(kind, monkeypatch):
     assert len(program.output_shardings) == 6
 
 
+@pytest.mark.slow  # test_export.py has the programs of this platform
 def test_one_export_for_all_platforms():
     def loss(a, b, log_p, index, h_p, w_p, h_q, w_q):
         kl = kl_divergence(a, b) + topk_kl_divergence(log_p, index, b)

@@ -220,6 +220,7 @@ def test_the_approximation_is_its_formula(kind, dtype):
         assert abs(f - true) <= 6 * float(np.finfo(dtype).eps) * size
 
 
+@pytest.mark.slow
 def test_bounds_of_mixtures_of_normals():
     """The three rows of the table, and the variational bound, against quadrature."""
     rng = np.random.default_rng(4)

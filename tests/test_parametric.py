@@ -64,6 +64,15 @@ IN_FLOAT32_ALONE += ("inverse_wishart",)
 COMPILED_QUICKLY = ("wishart", "matrix_normal")
 
 
+def quickest(names):
+    """Cases (name, dtype), of which those are slow that are another family's function."""
+    slow = [x for x in IN_FLOAT32_ALONE if x != "dirichlet"]
+    return [
+        pytest.param(*x, marks=[pytest.mark.slow] if x[0] in slow else [])
+        for x in with_dtypes(names)
+    ]
+
+
 def with_dtypes(names):
     """Cases (name, dtype)."""
     return [(name, "float32") for name in names] + [
@@ -138,7 +147,7 @@ def equal(name, parameters):
     return all(np.array_equal(x, y) for x, y in pairs)
 
 
-@pytest.mark.parametrize(("name", "dtype"), with_dtypes(NAMES), indirect=["dtype"])
+@pytest.mark.parametrize(("name", "dtype"), quickest(NAMES), indirect=["dtype"])
 def test_grid(name, dtype):
     """Values and gradients; none negative, 0 where p = q. The worst of each is shown.
 

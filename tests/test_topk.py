@@ -240,7 +240,9 @@ def test_an_entry_that_comes_twice_counts_once():
         np.testing.assert_allclose(in_p[:, 2], p[:, 1], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
 def test_a_whole_policy_against_a_masked_student(dtype):
     """What `log_softmax` loses is no mass outside, whatever masks the student there."""
     rng = np.random.default_rng(3)
