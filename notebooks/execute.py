@@ -1,14 +1,17 @@
 """Executes the percent notebooks into their .ipynb pairs, or checks the pairs.
 
     python notebooks/execute.py            executes every notebook, writes its .ipynb
-    python notebooks/execute.py --check    fails unless each .ipynb holds its .py's cells
+    python notebooks/execute.py --check    fails unless each .ipynb holds its .py's cells,
+                                           executed with this version of kl_jax
 
 Needs the `notebooks` extra. What changes from run to run is left out of the .ipynb:
 metadata, timestamps, all but the last state of a progress bar.
 """
 
 import argparse
+import importlib.metadata
 import pathlib
+import re
 
 import jupytext
 import nbformat
@@ -71,6 +74,10 @@ def check(source):
     code = [c for c in jupytext.read(pair).cells if c.cell_type == "code"]
     if [c.execution_count for c in code] != list(range(1, len(code) + 1)):
         raise SystemExit(f"{pair.name} was not executed from top to bottom")
+    text = "".join(x.get("text", "") for c in code for x in c.outputs)
+    version = importlib.metadata.version("kl_jax")
+    if re.findall(r"^kl_jax +(\S+)$", text, re.M) != [version]:
+        raise SystemExit(f"{pair.name} was not executed with kl_jax {version}")
 
 
 def main():
