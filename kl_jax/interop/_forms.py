@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -49,20 +50,24 @@ def dirichlet(concentration_p: Any, concentration_q: Any) -> Array:
     return parametric.dirichlet(*vectors)
 
 
-def binomial_logits(count_p: Any, logits_p: Any, count_q: Any, logits_q: Any) -> Array:
-    """`parametric.binomial`: that of `bernoulli_logits` for each trial, plus that of two
-    with one probability, which is 0 for equal counts, and inf or nan for others.
+def _counted(
+    family: Callable[..., Array], of_one: Callable[[Array, Array], Array], *given: Any
+) -> Array:
+    """A family of counts by logits: `of_one` for each, plus that of two with one
+    probability, which is 0 for equal counts, and inf or nan for others.
     """
-    n, x, m, y = _contracts.parameters(
-        "interop.binomial_logits",
-        total_count_p=count_p,
-        logits_p=logits_p,
-        total_count_q=count_q,
-        logits_q=logits_q,
-    )
-    trial = parametric.bernoulli_logits(x, jnp.where(m > 0, y, x))
+    names = ("total_count_p", "logits_p", "total_count_q", "logits_q")
+    function = f"interop.{family.__name__}_logits"
+    n, x, m, y = _contracts.parameters(function, **dict(zip(names, given, strict=True)))
+    each = of_one(x, jnp.where(m > 0, y, x))
     probs = jax.nn.sigmoid(x)
-    return multiply(m, trial) + parametric.binomial(n, probs, m, probs)
+    return multiply(m, each) + family(n, probs, m, probs)
+
+
+def binomial_logits(count_p: Any, logits_p: Any, count_q: Any, logits_q: Any) -> Array:
+    """`parametric.binomial`: `bernoulli_logits` for each trial."""
+    given = count_p, logits_p, count_q, logits_q
+    return _counted(parametric.binomial, parametric.bernoulli_logits, *given)
 
 
 def geometric_logits(logits_p: Any, logits_q: Any) -> Array:
@@ -86,24 +91,18 @@ def geometric_logits(logits_p: Any, logits_q: Any) -> Array:
 def negative_binomial_logits(
     count_p: Any, logits_p: Any, count_q: Any, logits_q: Any
 ) -> Array:
-    """`parametric.negative_binomial`: that of `geometric_logits` for each failure, plus
-    that of two with one probability, as in `binomial_logits`.
-    """
-    n, x, m, y = _contracts.parameters(
-        "interop.negative_binomial_logits",
-        total_count_p=count_p,
-        logits_p=logits_p,
-        total_count_q=count_q,
-        logits_q=logits_q,
-    )
-    failure = geometric_logits(-x, jnp.where(m > 0, -y, -x))
-    probs = jax.nn.sigmoid(x)
-    return multiply(m, failure) + parametric.negative_binomial(n, probs, m, probs)
+    """`parametric.negative_binomial`: `geometric_logits` for each failure."""
+
+    def failure(x: Array, y: Array) -> Array:
+        return geometric_logits(-x, -y)
+
+    given = count_p, logits_p, count_q, logits_q
+    return _counted(parametric.negative_binomial, failure, *given)
 
 
 def multinomial_logits(count_p: Any, logits_p: Any, count_q: Any, logits_q: Any) -> Array:
-    """`parametric.multinomial`: that of `categorical` for each trial, plus that of two with
-    one distribution of an outcome, likewise.
+    """`parametric.multinomial`: `categorical` for each trial, plus that of two with one
+    outcome, which is 0 for equal counts, and inf for others.
     """
     n, m = _contracts.parameters(
         "interop.multinomial_logits", total_count_p=count_p, total_count_q=count_q

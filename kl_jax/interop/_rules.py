@@ -94,6 +94,11 @@ def converted(
     return parameters
 
 
+def counted(of_one: Callable[[Any], tuple[Any, ...]]) -> Parameters:
+    """The number of trials, or of failures, and what a function returns."""
+    return lambda x: (x.total_count, *of_one(x))
+
+
 def with_matrix(of_diagonal: Parameters) -> Parameters:
     """loc and Cholesky factor of those for which a function returns loc and scale."""
 

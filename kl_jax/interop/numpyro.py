@@ -20,6 +20,7 @@ from kl_jax.interop._rules import (
     beside,
     both_are,
     composed,
+    counted,
     family,
     one_event_shape,
     pairs,
@@ -59,9 +60,25 @@ def register_numpyro() -> None:
             dispatcher.add(pair, Registered(table, otherwise))
 
 
+# The logits that a class has; and what the probs of another are converted to, of one
+# outcome and of all.
+
+
+def _given(x: Any) -> tuple[Any, ...]:
+    return (x.logits,)
+
+
+def _logit(x: Any) -> tuple[Any, ...]:
+    return (_forms.logit(x.probs),)
+
+
+def _logits(x: Any) -> tuple[Any, ...]:
+    return (logits_from_probs(x.probs),)
+
+
 @functools.cache
 def _table(d: Any) -> tuple[Family, ...]:
-    probs, logits = attributes("probs"), attributes("logits")
+    probs = attributes("probs")
     members = alike(d) | {
         "bernoulli": {d.BernoulliProbs: probs},
         "binomial": {d.BinomialProbs: attributes("total_count", "probs")},
@@ -82,30 +99,15 @@ def _table(d: Any) -> tuple[Family, ...]:
             d.LowRankMultivariateNormal: attributes("loc", "cov_factor", "cov_diag")
         },
     }
-    by_logit = {
-        d.BernoulliLogits: logits,
-        d.BernoulliProbs: lambda x: (_forms.logit(x.probs),),
-    }
-    trials = {
-        d.BinomialLogits: attributes("total_count", "logits"),
-        d.BinomialProbs: lambda x: (x.total_count, _forms.logit(x.probs)),
-    }
-    failures = {
-        d.GeometricLogits: logits,
-        d.GeometricProbs: lambda x: (_forms.logit(x.probs),),
-    }
+    by_logit = {d.BernoulliLogits: _given, d.BernoulliProbs: _logit}
+    trials = {d.BinomialLogits: counted(_given), d.BinomialProbs: counted(_logit)}
+    failures = {d.GeometricLogits: _given, d.GeometricProbs: _logit}
     before_failures = {
-        d.NegativeBinomialLogits: attributes("total_count", "logits"),
-        d.NegativeBinomialProbs: lambda x: (x.total_count, _forms.logit(x.probs)),
+        d.NegativeBinomialLogits: counted(_given),
+        d.NegativeBinomialProbs: counted(_logit),
     }
-    draws = {
-        d.MultinomialLogits: attributes("total_count", "logits"),
-        d.MultinomialProbs: lambda x: (x.total_count, logits_from_probs(x.probs)),
-    }
-    outcomes = {
-        d.CategoricalLogits: logits,
-        d.CategoricalProbs: lambda x: (logits_from_probs(x.probs),),
-    }
+    draws = {d.MultinomialLogits: counted(_given), d.MultinomialProbs: counted(_logits)}
+    outcomes = {d.CategoricalLogits: _given, d.CategoricalProbs: _logits}
     full = {d.MultivariateNormal: attributes("loc", "scale_tril")}
     diagonal = {d.Independent: with_matrix(functools.partial(_normals, d))}
     with_probs = {"bernoulli": {d.BernoulliProbs: probs, d.BernoulliLogits: probs}}

@@ -24,6 +24,7 @@ from kl_jax.interop._rules import (
     both_are,
     composed,
     converted,
+    counted,
     family,
     one_event_shape,
     pairs,
@@ -43,10 +44,9 @@ def register_tfp() -> None:
     That of `tensorflow_probability.substrates.jax.distributions`, and the method of a
     distribution, for the families that both have and for pairs of two of them, and so in
     all that it makes of them: Independent, Masked, Sample and transformed distributions
-    remain its own to take apart.
-    So does what it alone has, such as a scale that is neither diagonal nor triangular, and
-    Gamma distributions by `log_rate`. Holds for this process and for what is traced after
-    it; a second call does nothing.
+    remain its own to take apart. So does what it alone has, such as a scale that is neither
+    diagonal nor triangular, and Gamma distributions by `log_rate`. Holds for this process
+    and for what is traced after it; a second call does nothing.
 
     Raises:
       ImportError: If TensorFlow Probability cannot be imported.
@@ -112,10 +112,10 @@ def with_probs(d: Any) -> dict[str, Members]:
 def _table(tfp: Any) -> tuple[Family, ...]:
     d = tfp.distributions
     of_one_class = members(d)
-    trials = {d.Binomial: lambda x: (x.total_count, *logit(x))}
+    trials = {d.Binomial: counted(logit)}
     failures = {d.Geometric: logit}
-    before_failures = {d.NegativeBinomial: lambda x: (x.total_count, *logit(x))}
-    draws = {d.Multinomial: lambda x: (x.total_count, *logits(x))}
+    before_failures = {d.NegativeBinomial: counted(logit)}
+    draws = {d.Multinomial: counted(logits)}
     scatters = {d.WishartLinearOperator: functools.partial(_wishart, tfp)}
     matrices = {d.MatrixNormalLinearOperator: functools.partial(_matrix_normal, tfp)}
     log_rates = {d.Poisson: _log_rate}

@@ -10,7 +10,7 @@ which are 0 exactly at equality and do not cancel (in `_convex`), and of squares
 
     G(x, y) = x log(x / y) - x + y,    S(x, y) = x / y - 1 - log(x / y)
 
-are those of x log x and of -log x.
+are those of x log x and of -log x. Only `truncated_normal` is a quadrature.
 
 | function | parameters | range | ULP |
 |---|---|---|---|

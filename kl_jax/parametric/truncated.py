@@ -89,8 +89,8 @@ def _of_one_interval(
     slope_d, curvature_d, peak = (jnp.where(finite, y, 0) for y in of_d)
     d = _log_density(p.x, slope_d[..., None], curvature_d[..., None])
 
-    mass_p, mass_q = (row_sum(y.weight * jnp.exp(y.log)) for y in (p, q))
-    share = p.weight * jnp.exp(p.log) / mass_p
+    mass_p, mass_q = (row_sum(y.mass) for y in (p, q))
+    share = p.mass / mass_p
     doublings = (jnp.frexp(q.unit)[1] - jnp.frexp(p.unit)[1]).astype(d.dtype)
     log_ratio = jnp.log(divide(mass_q, mass_p))[..., 0] + doublings * math.log(2)
     far = (peak - row_sum(share * d)[..., 0]) + log_ratio
@@ -132,7 +132,7 @@ class _Density(NamedTuple):
     slope: Array
     x: Array  # points of Gauss-Legendre quadrature, along a last axis
     weight: Array
-    log: Array
+    mass: Array  # the weight times the density
 
 
 def _density(loc: Array, scale: Array, low: Array, high: Array) -> _Density:
@@ -144,8 +144,8 @@ def _density(loc: Array, scale: Array, low: Array, high: Array) -> _Density:
     per = divide(unit, scale)
     slope = per * away
     x, weight = _points(length / unit, *(divide(y - mode, unit) for y in (low, high)))
-    log = _log_density(x, slope[..., None], jnp.square(per)[..., None])
-    return _Density(mode, unit, per, slope, x, weight, log)
+    mass = weight * jnp.exp(_log_density(x, slope[..., None], jnp.square(per)[..., None]))
+    return _Density(mode, unit, per, slope, x, weight, mass)
 
 
 def _log_density(x: Array, slope: Array, curvature: Array) -> Array:
