@@ -2177,8 +2177,8 @@ test_contracts.py::test_functions_that_are_not_of_two_logits_are_not_tempered[kl
 
 successes_for_failures
 A negative binomial distribution counts failures.
--lambda x, y: geometric_logits(-x, -y)
-+lambda x, y: geometric_logits(x, y)
+-return geometric_logits(-x, -y)
++return geometric_logits(x, y)
 test_interop.py::test_negative_binomial_and_multinomial_by_logits
 
 trials_of_none
