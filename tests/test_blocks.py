@@ -10,7 +10,7 @@ import pytest
 from block_cases import BOUND, OUTCOMES, assert_invariants, batch, truth, worst
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from programs import compiled, optimized, quick
+from programs import optimized, quick
 
 from kl_jax._blocks import merge
 from kl_jax._passes import Block, summarize
@@ -27,7 +27,7 @@ def merged_pair(x, y):
     return merge(jax.tree.map(lambda *z: jnp.stack(z), x, y))
 
 
-whole = compiled(summarize)
+whole = optimized(summarize)
 union = optimized(merge, static_argnames="axis")
 pair = optimized(merged_pair)
 quick_whole = quick(summarize)

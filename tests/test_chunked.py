@@ -178,6 +178,7 @@ def test_gradients_in_half_precision_are_summed_in_float32():
 # --- arguments and results -----------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quickly")
 def test_trees_of_arguments_and_results():
     hidden, weights = head(7)
     index = np.arange(7)
@@ -338,6 +339,7 @@ def test_memory_is_that_of_a_chunk(rows):
     assert temporary_memory(gradient, h, w) <= 4 * 2**20
 
 
+@pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("divergence", [kl_divergence, jensen_shannon_divergence])
 def test_the_derivative_computes_no_sum_anew(divergence):
     """The first pass over the logits asks whether all of them are finite, and once."""

@@ -193,6 +193,7 @@ def test_a_pseudocount_for_each_outcome():
         kl_from_counts(c, a, pseudocount=prior[:5])
 
 
+@pytest.mark.usefixtures("quickly")
 def test_counts_of_any_type():
     c, a = np.array([3, 5, 2]), np.array([1, 1, 3])
     expected = np.asarray(kl_from_counts(c.astype("f4"), a.astype("f4")))

@@ -467,6 +467,7 @@ def test_axis(function, axis):
         np.testing.assert_allclose(selected(a, b, where), expected, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("function", [kl_divergence, kl_divergence_from_probs])
 def test_axis_without_where_and_where_of_every_axis(function):
     rng = np.random.default_rng(4)
@@ -543,6 +544,7 @@ def test_second_derivatives_and_every_mode(dtype):
         jax.tree.map(functools.partial(close, err_msg=mode), found[mode], wanted)
 
 
+@pytest.mark.usefixtures("quickly")
 def test_jit_and_vmap():
     rng = np.random.default_rng(7)
     a, b = rng.normal(size=(2, 3, 4, 6)).astype(np.float32)

@@ -351,10 +351,11 @@ def disjoint():
 
 
 def test_samples_of_few_values_that_differ_are_far_apart():
+    of = quick(kl_from_samples, static_argnames="k")
     for name, x, y, k in disjoint():
         least = 1 if name != "half" else 0.5
         for a, b in ((x, y), (y, x)):
-            found = quick(functools.partial(kl_from_samples, k=k))(*map(np.float32, (a, b)))
+            found = of(*map(np.float32, (a, b)), k=k)
             assert least < found < INF, (name, found)
 
 
@@ -450,6 +451,7 @@ def test_gradient_of_samples():
     np.testing.assert_allclose((dx * x).sum() + (dy * y).sum(), 0, atol=1e-12)
 
 
+@pytest.mark.usefixtures("quickly")
 def test_samples_batched_and_not_finite():
     pairs = [[z.astype("f4") for z in normals(20, 30, 2, seed)] for seed in range(2)]
     pairs[1][0][3:6] = 1  # duplicates in one of the two

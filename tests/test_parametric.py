@@ -622,9 +622,10 @@ def test_batches_rows_and_both_modes_agree(name):
 
 
 # One for each contract: numbers, a support, vectors, matrices; and for each shape of code.
-BROADCAST = ("normal", "normal_standard", "binomial", "uniform", "beta", "dirichlet")
-BROADCAST += ("multivariate_normal", "multivariate_normal_diag")
-BROADCAST += ("low_rank_multivariate_normal",)
+BROADCAST = ["normal", "normal_standard", "binomial", "uniform", "dirichlet"]
+BROADCAST += ["multivariate_normal", "multivariate_normal_diag"]
+BROADCAST += ["low_rank_multivariate_normal"]
+BROADCAST += [pytest.param("beta", marks=pytest.mark.slow)]  # two concentrations of a Dirichlet
 
 
 @pytest.mark.parametrize("name", BROADCAST)
@@ -876,6 +877,7 @@ def test_parameters_are_real_numbers():
             parametric.normal(bad, 1.0, 0.0, 1.0)
 
 
+@pytest.mark.usefixtures("quickly")
 def test_integers_are_numbers():
     """Of 32 and of 64 bits, beside any float, also where JAX would cut 64 bits to 32."""
     p, q = np.array([3, 2**24 + 1, 2**40]), np.array([4, 2**24 + 3, 2**41])

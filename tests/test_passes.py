@@ -8,14 +8,14 @@ import numpy as np
 import oracles
 import pytest
 from block_cases import BOUND, OUTCOMES, assert_invariants, batch, worst
-from programs import compiled, optimized, quick
+from programs import optimized, quick
 
 from kl_jax import _passes
 from kl_jax._passes import summarize
 
 INF = np.inf
 
-whole = compiled(summarize)
+whole = optimized(summarize)
 
 
 def test_the_whole(dtype):

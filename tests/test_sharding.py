@@ -77,14 +77,11 @@ def test_values_of_all():
         rows = DIVERGENCES.items()
         return {name: row.function(a, b, axis_name=axis_name) for name, row in rows}
 
-    everywhere, alone = quick(over_vocab(every))(a, b), quick(every)(a, b)
+    everywhere = quick(over_vocab(every))(a, b)
     for name, row in DIVERGENCES.items():
-        rows = zip(everywhere[name], alone[name], a, b, strict=True)
-        for found, expected, x, y in rows:
+        for found, x, y in zip(everywhere[name], a, b, strict=True):
             true = oracles.divergence(row, x, y)
-            assert oracles.ulps(found, true, "float32") <= 8
-            # Two results of about one ULP each, and at most 4.7.
-            assert abs(found - expected) <= 4 * np.spacing(expected)
+            assert oracles.ulps(found, true, "float32") <= 5  # 3.0 seen
 
 
 def derivatives(f):
@@ -333,7 +330,7 @@ def test_rows_are_not_cut_into_tiles_on_a_mesh(monkeypatch):
     monkeypatch.setattr(_passes, "_TILE", 64)
     spread = NamedSharding(mesh(2, 4), P("rows", "vocab"))
     x = jax.ShapeDtypeStruct((16, 136), jnp.float32, sharding=spread)
-    with jax.set_mesh(spread.mesh):
+    with quickly(), jax.set_mesh(spread.mesh):  # the HLO is the same
         text = jax.jit(kl_divergence).lower(x, x).compile().as_text()
     assert "all-reduce" in text
     assert "all-gather" not in text

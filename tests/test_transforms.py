@@ -124,6 +124,7 @@ def test_batchmean_divides_by_the_leading_length():
 # --- nesting ---------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quickly")
 def test_aggregations_of_ragged_rows():
     """Without `jit`, and all in one."""
     x, y, mask = ragged()
@@ -639,6 +640,7 @@ def test_exported_weighted_is_a_pytree():
 # --- reverse and tempered --------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quickly")
 def test_reverse():
     rng = np.random.default_rng(9)
     p, q = rng.uniform(size=(2, 4, 6)).astype(np.float32)
@@ -658,6 +660,7 @@ FORMS = {
 }
 
 
+@pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("form", FORMS)
 def test_functions_of_any_form_are_reversed_and_tempered(form):
     a, b = np.random.default_rng(11).normal(size=(2, 6)).astype(np.float32)
@@ -666,6 +669,7 @@ def test_functions_of_any_form_are_reversed_and_tempered(form):
     np.testing.assert_allclose(found(a, b), [kl_divergence(b, a), kl_divergence(a, b)])
 
 
+@pytest.mark.usefixtures("quickly")
 def test_logits_by_name():
     a, b = np.array([0.0, 1.0], "f4"), np.array([0.0, 3.0], "f4")
     for function in (reverse(kl_divergence), tempered(kl_divergence, 1.0)):
@@ -679,6 +683,7 @@ def test_logits_by_name():
         reverse(lambda *x: x)(a)
 
 
+@pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("temperature", [0.1, 1, 2.0, np.float32(3), np.array(4.0, "f4")])
 def test_tempered(temperature):
     rng = np.random.default_rng(10)
@@ -697,6 +702,7 @@ def test_tempered(temperature):
     assert half.dtype == jnp.float32
 
 
+@pytest.mark.usefixtures("quickly")
 def test_tempered_far_out():
     a, b = np.array([0.0, 1.0], "f4"), np.array([0.0, 3.0], "f4")
     for temperature in (1e-30, 1e-10, 1e10, 1e30):
