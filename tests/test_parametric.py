@@ -625,7 +625,7 @@ def test_batches_rows_and_both_modes_agree(name):
 BROADCAST = ["normal", "normal_standard", "binomial", "uniform", "dirichlet"]
 BROADCAST += ["multivariate_normal", "multivariate_normal_diag"]
 BROADCAST += ["low_rank_multivariate_normal"]
-BROADCAST += [pytest.param("beta", marks=pytest.mark.slow)]  # two concentrations of a Dirichlet
+BROADCAST += [pytest.param("beta", marks=pytest.mark.slow)]  # a Dirichlet of two
 
 
 @pytest.mark.parametrize("name", BROADCAST)
