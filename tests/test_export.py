@@ -73,6 +73,7 @@ OF_ROWS = {
 OF_OUTCOMES = [*registry.MAIN, "from_probs", "rel_entr", "mixture_logits", "kl_div"]
 # A symbolic number of rows keeps them from being cut, whatever is known of the outcomes.
 OF_ROWS_ALONE = ["kl", *(name for name in OF_ROWS if name not in OF_OUTCOMES)]
+OF_ONE_CONTRACT = ["beta", "von_mises"]  # that of normal
 
 
 def exported(name, shape, platforms=PLATFORMS):
@@ -83,7 +84,13 @@ def exported(name, shape, platforms=PLATFORMS):
         return export.export(jax.jit(function), platforms=platforms)(x, x), function
 
 
-@pytest.mark.parametrize("name", OF_ROWS_ALONE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in OF_ONE_CONTRACT else name
+        for name in OF_ROWS_ALONE
+    ],
+)
 def test_a_symbolic_number_of_rows(name):
     (rows,) = export.symbolic_shape("rows")
     exported(name, (rows, 6))

@@ -11,6 +11,9 @@ import parametric_grid
 import parametric_oracles as oracles
 import pytest
 
+# Nothing of the library is run here.
+pytestmark = pytest.mark.slow
+
 DIGITS = 30
 
 
