@@ -119,7 +119,7 @@ def outcome_terms(block: Block, logits_p: Array, logits_q: Array) -> OutcomeTerm
     r = ((z - x) + (z_error - x_error)) - offset
     # Half the range below the largest logit there is no mass.
     half = float(jnp.finfo(dtype).max) / 2
-    r = jnp.where(jnp.abs(r) >= half, jnp.sign(r) * jnp.inf, r)
+    r = jnp.where(r >= half, jnp.inf, jnp.where(r <= -half, -jnp.inf, r))
     absent = empty | ((a == -jnp.inf) & (b == -jnp.inf))
     r = jnp.where(absent, 0, r)
     # The smaller of p and q is the larger times e^-|r|, and the difference is the larger

@@ -185,7 +185,13 @@ def powers_of(x: Array) -> Powers:
     scale, inverse = _power_of_2(n), _power_of_2(-n)
     change = scale * _expm1_of_reduced(r)
     growth = (inverse - 1) + inverse * _expm1_of_reduced(-r)
-    ratio = jnp.where(x > bound, 0, scale + change)
+    # Accelerators have an exponential: with it a TPU takes 28 bundles for 1024 outcomes of
+    # Jensen-Shannon's value, beside the block, and 44 with these parts. Compiled, not run.
+    ratio = jax.lax.platform_dependent(
+        *(x, scale + change),
+        cpu=lambda x, power: jnp.where(x > bound, 0, power),
+        default=lambda x, _: jnp.exp(-x),
+    )
     return Powers((1 - scale) - change, ratio, growth)
 
 

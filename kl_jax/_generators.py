@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from kl_jax._arithmetic import clamp_finite, jitted_custom_jvp, polynomial
+from kl_jax._arithmetic import clamp_finite, clamp_max, jitted_custom_jvp, polynomial
 from kl_jax._blocks import OutcomeTerms
 from kl_jax._exponentials import (
     expm1,
@@ -112,7 +112,7 @@ def _by_polynomials(
     x: OutcomeTerms, term: Exact, constant: float, multiples: tuple[float, float]
 ) -> Array:
     """The term: with the multiple of e^-d d where q is above p, and where it is not."""
-    above, distance = x.r > 0, clamp_finite(jnp.abs(x.r))
+    above, distance = x.r > 0, clamp_max(jnp.abs(x.r), float(jnp.finfo(x.r.dtype).max))
     near = distance <= _END
     fitted = [
         _fitted(term, constant, y, z) for y, z in zip((True, False), multiples, strict=True)

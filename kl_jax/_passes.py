@@ -90,7 +90,11 @@ def shifted(logits: Array, origin: Array) -> tuple[Array, Array]:
     """x - origin, from the bottom up, and its rounding error: at a shift of 40 it is 17 ULP
     of the power. That of -inf would be nan.
     """
-    return two_sum(clamp_min(logits, _bottom(origin)), -origin)
+    # One instruction of a CPU for four, and one of a TPU for two: KL 35 bundles, not 36.
+    bounded = lax.platform_dependent(
+        *(logits, _bottom(origin)), cpu=clamp_min, default=jnp.maximum
+    )
+    return two_sum(bounded, -origin)
 
 
 def mass_of(logits: Array, origin: Array) -> Array:
@@ -104,9 +108,9 @@ def delta_of(a: Array, b: Array, top: Array, anchor: Array) -> Array:
     """
     difference, error = two_sum(b, -a)
     origin, origin_error = two_sum(anchor, -top)
-    delta = difference - origin
-    # Where infinities took part the error is nan.
-    return delta + jnp.where(jnp.abs(delta) < jnp.inf, error - origin_error, 0)
+    lost = error - origin_error
+    # Where infinities took part it is nan.
+    return (difference - origin) + jnp.where(jnp.isnan(lost), 0, lost)
 
 
 class RowSums(NamedTuple):

@@ -173,8 +173,8 @@ test_exponentials.py::test_scalar_functions_error_in_ulp_of_many_numbers[log1p]
 
 vanishing_powers
 e^-x stops falling at the smallest normal number.
--ratio = jnp.where(x > bound, 0, scale + change)
-+ratio = scale + change
+-cpu=lambda x, power: jnp.where(x > bound, 0, power)
++cpu=lambda x, power: power
 test_divergences.py::test_what_has_no_mass_has_no_slope[kl]
 
 shares_exchanged
@@ -231,14 +231,14 @@ test_divergences.py::test_boundary[float32-p has no outcome]
 
 deltas_error
 The rounding error of b - a is not put back.
--jnp.where(jnp.abs(delta) < jnp.inf, error - origin_error, 0)
-+jnp.where(jnp.abs(delta) < jnp.inf, -origin_error, 0)
+-lost = error - origin_error
++lost = -origin_error
 test_divergences.py::test_error_in_ulp[float32]
 
 deltas_infinite
 The error of an infinite difference is nan.
--return delta + jnp.where(jnp.abs(delta) < jnp.inf, error - origin_error, 0)
-+return delta + (error - origin_error)
+-(difference - origin) + jnp.where(jnp.isnan(lost), 0, lost)
++(difference - origin) + lost
 test_divergences.py::test_differences_that_overflow_float32
 
 mean_residual
@@ -303,8 +303,8 @@ test_divergences.py::test_error_in_ulp_of_a_peaked_p
 
 bottom_of_the_range
 The shift of -inf has the error nan.
--two_sum(clamp_min(logits, _bottom(origin)), -origin)
-+two_sum(logits, -origin)
+-return two_sum(bounded, -origin)
++return two_sum(logits, -origin)
 test_divergences.py::test_boundary[float32-p = 0 < q]
 
 last_tile
