@@ -88,10 +88,15 @@ class OutcomeTerms(NamedTuple):
     p: Array
     q: Array
     q_minus_p: Array
-    r: Array  # log(q / p)
+    r: Array  # log(q / p), or a number that `is_infinite`
     d: Array  # delta - E_p[delta] = r + KL; 0 where KL = inf
     log_p: Array
     log_q: Array
+
+
+def is_infinite(log: Array) -> Array:
+    """Half the range below the largest logit there is no mass."""
+    return jnp.abs(log) >= float(jnp.finfo(log.dtype).max) / 2
 
 
 @jitted_custom_jvp
@@ -109,19 +114,13 @@ def outcome_terms(block: Block, logits_p: Array, logits_q: Array) -> OutcomeTerm
     mass_q = mass_of(block.origin, origin) * block.mass_q
     # Up to 1 the two numbers err less than the masses do.
     small = jnp.abs(block.reference) + jnp.abs(log_mass_ratio) < 1
-    offset = jnp.where(small, rounded + error, jnp.log(mass_q / block.mass_p))
-    offset = jnp.where(none, jnp.inf, offset)
+    offset = jnp.where(small | none, rounded + error, jnp.log(mass_q / block.mass_p))
     # Nothing is left of what is divided by inf.
     size_p = jnp.where(empty, jnp.inf, block.mass_p)
     size_q = jnp.where(none, jnp.inf, mass_q)
     x, x_error = shifted(a, block.top)
     z, z_error = shifted(b, origin)
-    r = ((z - x) + (z_error - x_error)) - offset
-    # Half the range below the largest logit there is no mass.
-    half = float(jnp.finfo(dtype).max) / 2
-    r = jnp.where(r >= half, jnp.inf, jnp.where(r <= -half, -jnp.inf, r))
-    absent = empty | ((a == -jnp.inf) & (b == -jnp.inf))
-    r = jnp.where(absent, 0, r)
+    r = jnp.where(empty, 0, ((z - x) + (z_error - x_error)) - offset)
     # The smaller of p and q is the larger times e^-|r|, and the difference is the larger
     # times 1 - e^-|r|, which neither cancels nor overflows: two exponentials for all three.
     up = r > 0
@@ -134,7 +133,7 @@ def outcome_terms(block: Block, logits_p: Array, logits_q: Array) -> OutcomeTerm
     d = delta_of(a, b, block.top, block.anchor) - block.mean
     d = jnp.where(p > jnp.where(block.kl == jnp.inf, jnp.inf, 0), d, 0)
     log_p, log_q = x - jnp.log(size_p), z - jnp.log(size_q)
-    log_p, log_q = (jnp.where(y <= -half, -jnp.inf, y) for y in (log_p, log_q))
+    log_p, log_q = (jnp.where(is_infinite(y), -jnp.inf, y) for y in (log_p, log_q))
     return OutcomeTerms(p, q, q_minus_p, r, d, log_p, log_q)
 
 

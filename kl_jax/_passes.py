@@ -214,16 +214,21 @@ def row_sums(
     origin, remainder = two_sum(anchor, reference)
     scale = jnp.exp(jnp.where(q_dominates, 0, -remainder))
 
-    if recompute:
+    if blocks is None:
         # The barrier stops XLA from storing what both passes compute alike.
         top, anchor, centre, q_dominates, origin = lax.optimization_barrier(
             (top, anchor, centre, q_dominates, origin)
         )
-        b, weight, delta = parts(top, anchor)
-    d = delta - centre
-    mass_q = mass_of(b, origin) * scale
-    if blocks is not None:
-        mass_q = mass_q * blocks.mass_q
+        x, z = (
+            shifted(clamp_inf(logits_p, dtype), top),
+            shifted(clamp_inf(logits_q, dtype), origin),
+        )
+        weight, mass_q = exp_of_sum(*x), exp_of_sum(*z) * scale
+        # delta - centre, of what the masses are made of: 9 operations less than delta.
+        d = ((z[0] - x[0]) + (z[1] - x[1])) + ((reference - centre) - remainder)
+    else:
+        d = delta - centre
+        mass_q = mass_of(b, origin) * scale * blocks.mass_q
     terms = jnp.where(q_dominates, mass_q, _phi_terms(weight, d, mass_q))
     total, residual = sums(terms, weight * d)
     return _squeezed(

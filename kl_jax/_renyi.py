@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -16,10 +17,12 @@ from kl_jax._exponentials import (
     expm1_quotient,
     log1p,
     phi,
+    powers_of,
     scaled_phi_difference,
     scaled_phi_quotient,
 )
 from kl_jax._family import Family, Rows
+from kl_jax._fitted import fitted_term, is_fitted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,25 +46,12 @@ class _Renyi(Family):
     def terms(self, x: OutcomeTerms, slopes: bool, *parameters: Any) -> Rows:
         """Those of (1 - E) / (1 - order), and of E / e^peak."""
         peak, order = parameters
-        c, log_power = _one_minus(order), _log_power(x, order)
-        log_tilt = c * x.r
-        # E_p[e^(c r)] = E_q[e^(-order r)]: the smaller power cancels less.
-        swap = jnp.asarray(order < 0.5)
-        p, q = jnp.where(swap, x.q, x.p), jnp.where(swap, x.p, x.q)
-        r, power = jnp.where(swap, -x.r, x.r), jnp.where(swap, order, c)
-        # e^(c r) may leave the range where p e^(c r) does not. A row that reaches the
-        # bounds has E > 1e30, and takes its logarithm instead.
-        far = (c < 0) & (log_tilt > 20)
-        near = jnp.where(r > 0, q, p) * scaled_phi_difference(jnp.where(far, 0, r), power)
-        least = jnp.where(far, jnp.maximum(x.r, -1e6), 0)
-        grown = jnp.exp(jnp.where(far, jnp.minimum(log_power, 80), -jnp.inf))
-        beyond = x.p * phi(least) - (grown - x.p * (1 + c * least)) / c
-        terms = jnp.where(far, beyond, jnp.where(swap, order / c, 1) * near)
+        log_power, log_tilt = _log_power(x, order), _one_minus(order) * x.r
         # Of 1000 outcomes log(p) is about -7, and where r is the same at many, so is what
         # the logarithm of the power loses: 9 ULP of a divergence of 1. p loses none of it.
         plain = (peak == 0) & (jnp.abs(log_tilt) < 20)
         exponent = jnp.where(plain, log_tilt, log_power - peak)
-        return terms, jnp.where(plain, x.p, 1) * jnp.exp(exponent)
+        return _term(x, order), jnp.where(plain, x.p, 1) * jnp.exp(exponent)
 
     def rows(self, axis_name: AxisName, sums: Rows, *parameters: Any) -> Rows:
         (order,) = parameters
@@ -88,6 +78,48 @@ class _Renyi(Family):
         change = (larger * (t.centred * scaled_phi_quotient(-t.exponent))) * t.centred
         of_p, change = (jnp.where(t.infinite, 0, y) for y in (of_p, change))
         return of_p, jnp.where(t.infinite, x.q_minus_p, of_q), change
+
+
+def _term(x: OutcomeTerms, order: float | Array) -> Array:
+    """(order p + c q - p^order q^c) / c >= 0 with c = 1 - order, of which the sum is
+    (1 - E) / c.
+    """
+    if is_fitted(order, _ORDER, x.r):
+        return fitted_term(x, _exact_term, order, _far_apart(x, order))
+    c = _one_minus(order)
+    log_power, log_tilt = _log_power(x, order), c * x.r
+    # E_p[e^(c r)] = E_q[e^(-order r)]: the smaller power cancels less.
+    swap = jnp.asarray(order < 0.5)
+    p, q = jnp.where(swap, x.q, x.p), jnp.where(swap, x.p, x.q)
+    r, power = jnp.where(swap, -x.r, x.r), jnp.where(swap, order, c)
+    # e^(c r) may leave the range where p e^(c r) does not. A row that reaches the bounds
+    # has E > 1e30, and takes its logarithm instead.
+    far = (c < 0) & (log_tilt > 20)
+    near = jnp.where(r > 0, q, p) * scaled_phi_difference(jnp.where(far, 0, r), power)
+    least = jnp.where(far, jnp.maximum(x.r, -1e6), 0)
+    grown = jnp.exp(jnp.where(far, jnp.minimum(log_power, 80), -jnp.inf))
+    beyond = x.p * phi(least) - (grown - x.p * (1 + c * least)) / c
+    return jnp.where(far, beyond, jnp.where(swap, order / c, 1) * near)
+
+
+_ORDER = 0.9  # the largest of which the term is fitted
+
+
+def _exact_term(p: Decimal, q: Decimal, order: Decimal) -> Decimal:
+    c = 1 - order
+    return (order * p + c * q - p * (c * (q / p).ln()).exp()) / c
+
+
+def _far_apart(x: OutcomeTerms, order: float) -> Array:
+    """The term beside the larger of p and q, of which the smaller has the weight w: that
+    power of it is e^(-w d).
+    """
+    d, c = jnp.abs(x.r), 1 - order
+    small, large = (jnp.where(x.r > 0, *w) for w in ((order, c), (c, order)))
+    power = powers_of(small * d)
+    # The form of 1 - w - e^(-w d) that cancels less.
+    rest = jnp.where(small < 0.5, power.less - small, large - power.ratio)
+    return (rest + small * powers_of(d).ratio) * (1 / c)
 
 
 class _Tilted(NamedTuple):
