@@ -1,11 +1,12 @@
 r"""Terms F(p, q) of a constant, by polynomials that are fitted while tracing.
 
 Beside the larger of p and q, the smaller is e^-d, d = |log(q / p)|. With S the smaller a
-term is S d^2 times a smooth function of d, and with L the larger it is L times a function
-of e^-d. Up to d = 3 the first is a polynomial, of which the terms of the other sign take
-away a fifth at worst; from there on the second loses one bit in its differences. No
-logarithm is needed, and one exponential beside that of the larger. float64 has the other
-forms alone: nobody counts its operations.
+term is S d^2 times a smooth function of d, and with L the larger it is L times a smooth
+function of e^-d, less a multiple of e^-d d where it has a logarithm. Up to d = 3 the first
+is a polynomial, of which the terms of the other sign take away a fifth at worst; from there
+on the second is one, and loses one bit in the difference. No logarithm is needed, and one
+exponential beside that of the larger. float64 has the other forms alone: nobody counts its
+operations.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def _near(term: Exact, constant: float, above: bool) -> list[float]:
 
 @functools.cache
 def _far(term: Exact, constant: float, above: bool, multiple: float) -> list[float]:
-    """The polynomial F / L, less the multiple of e^-d d, of e^-d."""
+    """The polynomial F / L + multiple e^-d d of e^-d."""
     of = _of_sides(term, constant, above)
 
     def rest(ratio: Decimal) -> Decimal:
@@ -108,14 +109,11 @@ def _far(term: Exact, constant: float, above: bool, multiple: float) -> list[flo
 
 
 def fitted_term(x: OutcomeTerms, term: Exact, constant: float, far: Array) -> Array:
-    """F, of F / L where p and q are far apart."""
+    """F, with F / L given where p and q are far apart."""
     above, d = x.r > 0, jnp.abs(x.r)
     near = d <= _END
-    inside = (
-        d
-        * d
-        * polynomial(either(above, *(_near(term, constant, y) for y in (True, False))), d)
-    )
+    coefficients = either(above, *(_near(term, constant, y) for y in (True, False)))
+    inside = d * d * polynomial(coefficients, d)
     larger = above != near  # q is taken where it is the larger and d is far, or neither
     return jnp.where(larger, x.q, x.p) * jnp.where(near, inside, far)
 
@@ -123,7 +121,9 @@ def fitted_term(x: OutcomeTerms, term: Exact, constant: float, far: Array) -> Ar
 def far_apart(
     x: OutcomeTerms, term: Exact, constant: float, multiples: tuple[float, float]
 ) -> Array:
-    """F / L, with the multiple of e^-d d where q is above p, and where it is not."""
+    """F / L of a term with a logarithm: the multiples of e^-d d that are taken from the
+    polynomial of e^-d, where q is above p and where it is not.
+    """
     above, d = x.r > 0, jnp.abs(x.r)
     ratio = powers_of(d).ratio  # as `outcome_terms` has it: XLA makes it once
     sides = zip((True, False), multiples, strict=True)

@@ -75,14 +75,19 @@ def _log_shares_of(weight: float, r: Array) -> tuple[Array, Array]:
     """
     above, d = r > 0, jnp.abs(r)
     weights = weight, 1 - weight
-    ratio = powers_of(d).ratio  # as `outcome_terms` has it: XLA makes it once
+    powers = powers_of(d)  # as `outcome_terms` has them: XLA makes them once
     near = d * polynomial(either(above, *map(_log_near, weights)), d)
     if max(weights) <= 0.6:
-        far = polynomial(either(above, *map(_log_far, weights)), ratio)
+        far = polynomial(either(above, *map(_log_far, weights)), powers.ratio)
     else:
-        # For a weight of 0.9 the polynomial would have 16 terms, of both signs.
+        # Of a weight of 0.9 the polynomial would cancel to 500 ULP, and of one of 0.1 the
+        # rounding of 1 - w is 8 ULP.
         small, large = (jnp.where(above, *w) for w in (weights, weights[::-1]))
-        far = -log_of_sum(large, small * ratio)
+        light = small < 0.5
+        far = -log_of_sum(
+            jnp.where(light, 1, large),
+            small * jnp.where(light, -powers.less, powers.ratio),
+        )
     of_larger = jnp.where(d <= 1, near, far)
     of_smaller = of_larger - d
     log_p, log_q = (of_smaller, of_larger), (of_larger, of_smaller)

@@ -111,15 +111,13 @@ def _exact_term(p: Decimal, q: Decimal, order: Decimal) -> Decimal:
 
 
 def _far_apart(x: OutcomeTerms, order: float) -> Array:
-    """The term beside the larger of p and q, of which the smaller has the weight w: that
-    power of it is e^(-w d).
+    """The term beside the larger of p and q, of weights 1 - w and w for the smaller:
+    (1 - w) + w e^-d - e^(-w d), times 1 / c.
     """
     d, c = jnp.abs(x.r), 1 - order
     small, large = (jnp.where(x.r > 0, *w) for w in ((order, c), (c, order)))
-    power = powers_of(small * d)
-    # The form of 1 - w - e^(-w d) that cancels less.
-    rest = jnp.where(small < 0.5, power.less - small, large - power.ratio)
-    return (rest + small * powers_of(d).ratio) * (1 / c)
+    parts = large + small * powers_of(d).ratio
+    return (parts - powers_of(small * d).ratio) * (1 / c)
 
 
 class _Tilted(NamedTuple):

@@ -171,10 +171,22 @@ The second part of n log 2 is left out.
 +(x + rest) + n * high
 test_exponentials.py::test_scalar_functions_error_in_ulp_of_many_numbers[log1p]
 
+decay_far_from_0
+1 - e^-x is the series where that no longer holds, on accelerators.
+-less = jnp.where(x <= 1, near, 1 - ratio)
++less = jnp.where(x <= 2, near, 1 - ratio)
+test_exponentials.py::test_powers_in_ulp[_powers_by_power-float32-bounds2]
+
+decay_near_0
+1 - e^-x is a difference near 0, on accelerators.
+-less = jnp.where(x <= 1, near, 1 - ratio)
++less = 1 - ratio
+test_exponentials.py::test_powers_in_ulp[_powers_by_power-float32-bounds2]
+
 vanishing_powers
 e^-x stops falling at the smallest normal number.
--cpu=lambda x, power: jnp.where(x > bound, 0, power)
-+cpu=lambda x, power: power
+-ratio = jnp.where(x > bound, 0, scale + change)
++ratio = scale + change
 test_divergences.py::test_what_has_no_mass_has_no_slope[kl]
 
 shares_exchanged
@@ -283,6 +295,18 @@ q's mass is measured from the origin as rounded, where all logits are finite.
 +mass_q = mass_of(b, origin)
 test_divergences.py::test_error_in_ulp[float32]
 
+second_delta
+The second pass measures from q's largest logit what the first does from the mean.
+-d = ((z - x) + (z_error - x_error)) + ((reference - centre) - remainder)
++d = ((z - x) + (z_error - x_error)) - remainder
+test_divergences.py::test_large_divergences[float32]
+
+second_deltas_error
+The second pass takes delta without the rounding errors of two shifts.
+-d = ((z - x) + (z_error - x_error)) + ((reference - centre) - remainder)
++d = (z - x) + ((reference - centre) - remainder)
+test_passes.py::test_platforms_agree[tpu-float32]
+
 remainder_of_any_origin
 q's mass is measured from the origin as rounded.
 -scale = jnp.exp(jnp.where(q_dominates, 0, -remainder))
@@ -379,13 +403,13 @@ test_topk.py::test_a_masked_vocabulary_has_finite_gradients
 
 errors_of_log_ratios
 log(q / p) loses the rounding errors of two shifts.
--r = ((z - x) + (z_error - x_error)) - offset
-+r = (z - x) - offset
+-r = jnp.where(empty, 0, ((z - x) + (z_error - x_error)) - offset)
++r = jnp.where(empty, 0, (z - x) - offset)
 test_divergences.py::test_error_and_gradients_of_the_others[jeffreys-float32]
 
 small_offset
 The offset of log(q / p) has the errors of the masses.
--offset = jnp.where(small, rounded + error, jnp.log(mass_q / block.mass_p))
+-offset = jnp.where(small | none, rounded + error, jnp.log(mass_q / block.mass_p))
 +offset = jnp.log(mass_q / block.mass_p)
 test_divergences.py::test_error_and_gradients_of_the_others[jeffreys-float32]
 
@@ -397,8 +421,8 @@ test_divergences.py::test_boundary[float32-q = 0 < p]
 
 rows_of_q_alone
 Where p has no outcome, q is infinitely far from it.
--absent = empty | ((a == -jnp.inf) & (b == -jnp.inf))
-+absent = (a == -jnp.inf) & (b == -jnp.inf)
+-r = jnp.where(empty, 0, ((z - x) + (z_error - x_error)) - offset)
++r = ((z - x) + (z_error - x_error)) - offset
 test_divergences.py::test_boundary_of_every_divergence[jeffreys-float32]
 
 mean_of_the_change
@@ -783,6 +807,32 @@ where= hides outcomes of p alone.
 +a = jnp.where(exists, a, -jnp.inf)
 test_divergences.py::test_where_selects_the_support
 
+[_fitted.py]
+
+few_terms
+The polynomial of d has too few terms.
+-all(abs(error(x)) < 2e-8
++all(abs(error(x)) < 2e-6
+test_fitted.py::test_terms_in_ulp[skew]
+
+polynomial_of_the_other_side
+The polynomials where q is above p are those where it is below: the same at 1/2.
+-pair = (smaller, larger) if above else (larger, smaller)
++pair = (larger, smaller) if above else (smaller, larger)
+test_fitted.py::test_terms_in_ulp[jensen_shannon]
+
+relative_to_the_other
+Near equality the polynomial multiplies the larger of p and q.
+-larger = above != near
++larger = above
+test_fitted.py::test_terms_in_ulp[skew]
+
+terms_of_one_side
+Where the polynomial of one side is shorter, that of the other is cut.
+-itertools.zip_longest(of_above, of_below, fillvalue=0.0)
++zip(of_above, of_below)
+test_fitted.py::test_terms_in_ulp[skew]
+
 [_generators.py]
 
 jeffreys_sign
@@ -805,13 +855,13 @@ test_divergences.py::test_parameters_that_are_arrays[skew_kl-0.1]
 
 skew_slope_cancels
 The slope in p is a difference of two numbers ten times as large.
--of_p = x.p * ((1 - s) * log_p - s * phi(least_p))
-+of_p = x.p * (log_p - s * expm1(least_p))
+-of_p = x.p * ((1 - s) * log_p - s * phi(jnp.minimum(log_p, 80)))
++of_p = x.p * (log_p - s * expm1(jnp.minimum(log_p, 80)))
 test_divergences.py::test_parameters_that_are_arrays[skew_kl-0.999]
 
 skew_of_0
 Without a weight of p the divergence is finite where q = 0 < p.
--return jnp.where((s == 0) & (x.r == -jnp.inf), jnp.inf, term)
+-return jnp.where((s == 0) & (x.r < 0) & is_infinite(x.r), jnp.inf, term)
 +return term
 test_divergences.py::test_one_program_serves_all_values_of_an_array[skew_kl]
 
@@ -829,39 +879,21 @@ test_divergences.py::test_parameters_that_are_arrays[jensen_shannon-0.1]
 
 certain_infinity
 q = 0 < p is overlooked where p underflows.
--infinite = jnp.abs(x.r) == jnp.inf
-+infinite = (jnp.abs(x.r) == jnp.inf) & (x.q_minus_p != 0)
+-return jnp.where(is_infinite(x.r), jnp.inf, x.q_minus_p * x.r)
++return x.q_minus_p * x.r
 test_divergences.py::test_boundary_of_every_divergence[jeffreys-float32]
-
-few_nodes
-The polynomial of d has too few terms.
--near = _interpolated(lambda d: of(Decimal(1), d.exp()) / (d * d), _END, 11)
-+near = _interpolated(lambda d: of(Decimal(1), d.exp()) / (d * d), _END, 7)
-test_divergences.py::test_error_and_gradients_of_the_others[jensen_shannon-float32]
-
-polynomial_of_the_other_side
-The polynomials where q is above p are those where it is below: the same at 1/2.
--pair = (smaller, larger) if above else (larger, smaller)
-+pair = (larger, smaller) if above else (smaller, larger)
-test_divergences.py::test_error_and_gradients_of_the_others[jensen_shannon 0.1-float32]
-
-relative_to_the_other
-Near equality the polynomial multiplies the larger of p and q.
--larger = above != near
-+larger = above
-test_divergences.py::test_error_and_gradients_of_the_others[skew_kl-float32]
 
 multiples_exchanged
 Far from equality e^-d d has the weight of the larger: the same at 1/2.
--return _by_polynomials(x, _exact_jensen_shannon, beta, (beta, 1 - beta))
-+return _by_polynomials(x, _exact_jensen_shannon, beta, (1 - beta, beta))
-test_divergences.py::test_error_and_gradients_of_the_others[jensen_shannon 0.1-float32]
+-far = far_apart(x, _exact_jensen_shannon, beta, (beta, 1 - beta))
++far = far_apart(x, _exact_jensen_shannon, beta, (1 - beta, beta))
+test_fitted.py::test_terms_in_ulp[jensen_shannon]
 
 far_from_equality
 Far from equality e^-d d is left out.
--return _by_polynomials(x, _exact_skew, s, (1, 0))
-+return _by_polynomials(x, _exact_skew, s, (0, 0))
-test_divergences.py::test_error_and_gradients_of_the_others[skew_kl-float32]
+-return fitted_term(x, _exact_skew, s, far_apart(x, _exact_skew, s, (1, 0)))
++return fitted_term(x, _exact_skew, s, far_apart(x, _exact_skew, s, (0, 0)))
+test_fitted.py::test_terms_in_ulp[skew]
 
 shares_of_the_other_side
 The logarithm of the mixture has the weight of the larger for the smaller.
@@ -869,11 +901,29 @@ The logarithm of the mixture has the weight of the larger for the smaller.
 +large, small = (jnp.where(above, *w) for w in (weights, weights[::-1]))
 test_divergences.py::test_error_and_gradients_of_the_others[jensen_shannon 0.1-float32]
 
+shares_far_apart
+The polynomial of the logarithm near equality serves where p and q are far apart.
+-of_larger = jnp.where(d <= 1, near, far)
++of_larger = jnp.where(d <= 2, near, far)
+test_fitted.py::test_logarithms_of_shares_in_ulp[0.5]
+
+share_of_the_other
+The slope in q has the share of p.
+-share_q = share(x.r, *_weights(s, x.r))
++share_q = share(-x.r, *_weights(s, x.r))
+test_divergences.py::test_error_and_gradients_of_the_others[skew_kl-float32]
+
+shares_of_a_light_side
+Where the smaller has little weight, the rounding of the larger's is not small beside that.
+-light = small < 0.5
++light = small < 0.0
+test_fitted.py::test_logarithms_of_shares_in_ulp[0.9]
+
 shares_in_the_middle
-The polynomial of the logarithm serves weights for which it has too few terms.
+The polynomial of the logarithm serves weights for which it cancels.
 -if max(weights) <= 0.6:
 +if max(weights) <= 0.95:
-test_divergences.py::test_error_and_gradients_of_the_others[jensen_shannon 0.1-float32]
+test_fitted.py::test_logarithms_of_shares_in_ulp[0.9]
 
 second_derivatives_of_shares
 The logarithms of shares have no derivative.
@@ -888,6 +938,12 @@ The power of p is that of its logarithm, which is rounded alike everywhere.
 -plain = (peak == 0) & (jnp.abs(log_tilt) < 20)
 +plain = (peak != 0) & (jnp.abs(log_tilt) < 20)
 test_divergences.py::test_renyi_where_q_has_half_its_mass_beside_p
+
+renyi_weights
+Far apart the smaller has the weight of the larger: the same at 1/2.
+-for w in ((order, c), (c, order))
++for w in ((c, order), (order, c))
+test_fitted.py::test_terms_in_ulp[renyi]
 
 renyi_far_terms
 Powers of q / p overflow.
@@ -905,7 +961,7 @@ renyi_smaller_power
 Orders below 1/2 have the larger power, which cancels.
 -swap = jnp.asarray(order < 0.5)
 +swap = jnp.asarray(order < 0)
-test_divergences.py::test_error_and_gradients_of_the_others[renyi 0.1-float32]
+test_divergences.py::test_parameters_that_are_arrays[renyi 0.5-0.001]
 
 order_of_1
 An order of 1 divides by 0.
