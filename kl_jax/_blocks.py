@@ -114,7 +114,8 @@ def outcome_terms(block: Block, logits_p: Array, logits_q: Array) -> OutcomeTerm
     mass_q = mass_of(block.origin, origin) * block.mass_q
     # Up to 1 the two numbers err less than the masses do.
     small = jnp.abs(block.reference) + jnp.abs(log_mass_ratio) < 1
-    offset = jnp.where(small | none, rounded + error, jnp.log(mass_q / block.mass_p))
+    offset = jnp.where(small, rounded + error, jnp.log(mass_q / block.mass_p))
+    offset = jnp.where(none, 0, offset)
     # Nothing is left of what is divided by inf.
     size_p = jnp.where(empty, jnp.inf, block.mass_p)
     size_q = jnp.where(none, jnp.inf, mass_q)

@@ -110,8 +110,10 @@ def _far(term: Exact, constant: float, above: bool, multiple: float) -> list[flo
 
 def fitted_term(x: OutcomeTerms, term: Exact, constant: float, far: Array) -> Array:
     """F, with F / L given where p and q are far apart."""
-    above, d = x.r > 0, jnp.abs(x.r)
-    near = d <= _END
+    above, distance = x.r > 0, jnp.abs(x.r)
+    near = distance <= _END
+    # Far apart the slope of the polynomial would be inf, and 0 times that nan.
+    d = jnp.where(near, distance, 0)
     coefficients = either(above, *(_near(term, constant, y) for y in (True, False)))
     inside = d * d * polynomial(coefficients, d)
     larger = above != near  # q is taken where it is the larger and d is far, or neither

@@ -173,9 +173,10 @@ def row_sums(
     mode: OfMode,
     sums: Sums,
     blocks: Block | None = None,
+    recompute: bool = True,
 ) -> RowSums:
     """The two passes for any logits: of single outcomes, or of the modes of `blocks` that
-    are to be merged.
+    are to be merged. Both passes need weight and delta, kept or computed again.
     """
     dtype = result_dtype(logits_p, logits_q)
     largest = float(jnp.finfo(dtype).max)
@@ -184,12 +185,16 @@ def row_sums(
     # b - anchor must not overflow.
     small = jnp.abs(at_mode) < largest * float(jnp.finfo(dtype).eps) / 4
     anchor = jnp.where(small | (at_mode == largest), at_mode, 0)
-    a, b = clamp_inf(logits_p, dtype), clamp_inf(logits_q, dtype)
-    weight, delta = mass_of(a, top), delta_of(a, b, top, anchor)
-    if blocks is not None:
-        b, weight = blocks.origin, weight * blocks.mass_p
-        delta = delta + (blocks.reference + blocks.log_mass_ratio)
-    delta = jnp.where(weight == 0, 0, delta)
+
+    def parts(top: Array, anchor: Array) -> tuple[Array, Array, Array]:
+        a, b = clamp_inf(logits_p, dtype), clamp_inf(logits_q, dtype)
+        weight, delta = mass_of(a, top), delta_of(a, b, top, anchor)
+        if blocks is not None:
+            b, weight = blocks.origin, weight * blocks.mass_p
+            delta = delta + (blocks.reference + blocks.log_mass_ratio)
+        return b, weight, jnp.where(weight == 0, 0, delta)
+
+    b, weight, delta = parts(top, anchor)
     # q = 0 < p, also where e^(a - top) underflows; beside +inf all else is 0.
     least_p, least_q = (jnp.where(x == largest, x, -largest) for x in (top, anchor))
     missing = (logits_q.astype(dtype) < least_q) & (logits_p.astype(dtype) >= least_p)
@@ -208,15 +213,17 @@ def row_sums(
     # remainder may be large too, and goes into the logarithm.
     origin, remainder = two_sum(anchor, reference)
     scale = jnp.exp(jnp.where(q_dominates, 0, -remainder))
-    if blocks is None:
+
+    if recompute:
         # The barrier stops XLA from storing what both passes compute alike.
-        top, origin = lax.optimization_barrier((top, origin))
-        (x, x_error), (z, z_error) = shifted(a, top), shifted(b, origin)
-        weight, mass_q = exp_of_sum(x, x_error), exp_of_sum(z, z_error) * scale
-        # delta again, of what the masses are made of: 9 operations less.
-        d = ((z - x) + (z_error - x_error)) + ((reference - centre) - remainder)
-    else:
-        d, mass_q = delta - centre, mass_of(b, origin) * blocks.mass_q * scale
+        top, anchor, centre, q_dominates, origin = lax.optimization_barrier(
+            (top, anchor, centre, q_dominates, origin)
+        )
+        b, weight, delta = parts(top, anchor)
+    d = delta - centre
+    mass_q = mass_of(b, origin) * scale
+    if blocks is not None:
+        mass_q = mass_q * blocks.mass_q
     terms = jnp.where(q_dominates, mass_q, _phi_terms(weight, d, mass_q))
     total, residual = sums(terms, weight * d)
     return _squeezed(

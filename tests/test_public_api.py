@@ -140,8 +140,11 @@ MAY_IMPORT = {
     "_checks": {"_arithmetic", "_contracts", "_functions"},
     "elementwise": OF_PUBLIC | {"_arithmetic", "_exponentials"},
     "_family": {"_arithmetic", "_blocks", "_contracts", "_passes"},
-    "_generators": {"_arithmetic", "_blocks", "_exponentials", "_family"},
-    "_renyi": {"_arithmetic", "_blocks", "_contracts", "_exponentials", "_family"},
+    "_fitted": {"_arithmetic", "_blocks", "_exponentials"},
+    "_generators": {"_arithmetic", "_blocks", "_exponentials", "_family", "_fitted"},
+    "_renyi": {
+        *("_arithmetic", "_blocks", "_contracts", "_exponentials", "_family", "_fitted"),
+    },
     "divergences": OF_PUBLIC
     | {"_arithmetic", "_blocks", "_family", "_generators", "_renyi"},
     "probabilities": OF_PUBLIC | {"elementwise"},
