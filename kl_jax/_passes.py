@@ -391,7 +391,9 @@ def _tile(get_p: Callable[[], Array], get_q: Callable[[], Array]) -> Array:
     """
 
     def of_any() -> Array:
-        return stacked_sums(row_sums(get_p(), get_q(), mode, sums_in_blocks))
+        return stacked_sums(
+            row_sums(get_p(), get_q(), mode, sums_in_blocks, recompute=False)
+        )
 
     def stacked_sums(x: RowSums) -> Array:
         return stacked([y.astype(x.total.dtype) for y in x])
