@@ -23,14 +23,18 @@ from jax.custom_derivatives import SymbolicZero
 
 from kl_jax._arithmetic import jitted_custom_jvp, linear, nan_where, row_sum, two_sum
 from kl_jax._contracts import AxisName
-from kl_jax._exponentials import exp_of_sum, powers_of
+from kl_jax._exponentials import powers_of
 from kl_jax._passes import (
     Block,
+    are_exact,
     block_of,
+    bounded,
     clamp_inf,
     delta_of,
     mass_of,
     mode_by_mask,
+    origin_of,
+    power_of,
     row_sums,
     shifted,
     summarize,
@@ -104,13 +108,14 @@ def outcome_terms(block: Block, logits_p: Array, logits_q: Array) -> OutcomeTerm
     """From the summary of the whole row, of which these outcomes may be a part."""
     block = Block(*(jnp.expand_dims(x, -1) for x in block))
     dtype = block.kl.dtype
+    exact = are_exact(logits_p, logits_q)
     a, b = clamp_inf(logits_p, dtype), clamp_inf(logits_q, dtype)
     empty, none = block.mass_p == 0, block.mass_q == 0
     # Shift q so that both sides have the same mass up to rounding: then log(q / p) is the
     # difference of the shifted logits minus log(mass_q / mass_p), which is tiny.
     log_mass_ratio = jnp.where(none, 0, block.log_mass_ratio)
     change, error = two_sum(block.reference, log_mass_ratio)
-    origin, rounded = two_sum(block.anchor, change)
+    origin, rounded = origin_of(block.anchor, change, exact)
     mass_q = mass_of(block.origin, origin) * block.mass_q
     # Up to 1 the two numbers err less than the masses do.
     small = jnp.abs(block.reference) + jnp.abs(log_mass_ratio) < 1
@@ -119,19 +124,24 @@ def outcome_terms(block: Block, logits_p: Array, logits_q: Array) -> OutcomeTerm
     # Nothing is left of what is divided by inf.
     size_p = jnp.where(empty, jnp.inf, block.mass_p)
     size_q = jnp.where(none, jnp.inf, mass_q)
-    x, x_error = shifted(a, block.top)
-    z, z_error = shifted(b, origin)
-    r = jnp.where(empty, 0, ((z - x) + (z_error - x_error)) - offset)
+    x, x_error = shifted(a, block.top, exact)
+    z, z_error = shifted(b, origin, exact)
+    if exact:
+        sides = bounded(a, block.top), bounded(b, origin)
+        difference = delta_of(*sides, block.top, origin, exact)
+    else:
+        difference = (z - x) + (z_error - x_error)
+    r = jnp.where(empty, 0, difference - offset)
     # The smaller of p and q is the larger times e^-|r|, and the difference is the larger
     # times 1 - e^-|r|, which neither cancels nor overflows: two exponentials for all three.
     up = r > 0
     exponent, error = jnp.where(up, z, x), jnp.where(up, z_error, x_error)
-    larger = exp_of_sum(exponent, error) * jnp.where(up, 1 / size_q, 1 / size_p)
+    larger = power_of(exponent, error, exact) * jnp.where(up, 1 / size_q, 1 / size_p)
     powers = powers_of(jnp.abs(r))
     smaller, change = larger * powers.ratio, larger * powers.less
     p, q = jnp.where(up, smaller, larger), jnp.where(up, larger, smaller)
     q_minus_p = jnp.where(up, change, -change)
-    d = delta_of(a, b, block.top, block.anchor) - block.mean
+    d = delta_of(a, b, block.top, block.anchor, exact) - block.mean
     d = jnp.where(p > jnp.where(block.kl == jnp.inf, jnp.inf, 0), d, 0)
     log_p, log_q = x - jnp.log(size_p), z - jnp.log(size_q)
     log_p, log_q = (jnp.where(is_infinite(y), -jnp.inf, y) for y in (log_p, log_q))

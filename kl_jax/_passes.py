@@ -86,31 +86,75 @@ def _bottom(origin: Array) -> Array:
     return jnp.maximum(origin - largest / 2, -largest)
 
 
-def shifted(logits: Array, origin: Array) -> tuple[Array, Array]:
-    """x - origin, from the bottom up, and its rounding error: at a shift of 40 it is 17 ULP
-    of the power. That of -inf would be nan.
+def are_exact(*logits: Array) -> bool:
+    """Whether differences of the logits are exact in float32, as those of half precision
+    are: of 8 or 11 bits each, in 24. Only what is 2^16 or 2^13 times smaller than the other
+    is rounded.
     """
+    return all(jnp.finfo(x.dtype).bits <= 16 for x in logits)
+
+
+def bounded(logits: Array, origin: Array) -> Array:
+    """From half the range below the origin up: x - origin of -inf would be nan."""
     # One instruction of a CPU for four, and one of a TPU for two.
-    bounded = lax.platform_dependent(
+    return lax.platform_dependent(
         *(logits, _bottom(origin)), cpu=clamp_min, default=jnp.maximum
     )
-    return two_sum(bounded, -origin)
 
 
-def mass_of(logits: Array, origin: Array) -> Array:
+def shifted(logits: Array, origin: Array, exact: bool = False) -> tuple[Array, Array]:
+    """x - origin and its rounding error: at a shift of 40 it is 17 ULP of the power."""
+    x = bounded(logits, origin)
+    if not exact:
+        return two_sum(x, -origin)
+    # Where something is lost the origin is the larger, or the power is nothing (Dekker).
+    shift = x - origin
+    return shift, x - (shift + origin)
+
+
+def power_of(x: Array, error: Array, exact: bool = False) -> Array:
+    """e^(x + error)."""
+    if not exact:
+        return exp_of_sum(x, error)
+    # The e^x of TPUs, a product and 2^x, errs by more than half an ULP of x, and that is
+    # all the error can be.
+    return lax.platform_dependent(
+        *(x, error), tpu=lambda x, _: jnp.exp(x), default=exp_of_sum
+    )
+
+
+def mass_of(logits: Array, origin: Array, exact: bool = False) -> Array:
     """e^(x - origin)."""
-    return exp_of_sum(*shifted(logits, origin))
+    return power_of(*shifted(logits, origin, exact), exact)
 
 
-def delta_of(a: Array, b: Array, top: Array, anchor: Array) -> Array:
+def delta_of(a: Array, b: Array, top: Array, anchor: Array, exact: bool = False) -> Array:
     """(b - anchor) - (a - top), rounded once or twice however large the offsets: b - a is
     nearly the same everywhere, and its rounding error is put back.
     """
+    offset, offset_error = two_sum(anchor, -top)
+    if exact:
+        # The offset is taken from the side that is further out, and nothing from the other:
+        # less a mode of 12, logits of 1e-5 keep 4 bits.
+        of_q, rounded = jnp.abs(anchor) > jnp.abs(top), offset_error != 0
+        of_b = jnp.where(rounded, anchor, jnp.where(of_q, offset, 0))
+        of_a = jnp.where(rounded, top, jnp.where(of_q, 0, -offset))
+        return (b - of_b) - (a - of_a)
     difference, error = two_sum(b, -a)
-    origin, origin_error = two_sum(anchor, -top)
-    lost = error - origin_error
+    lost = error - offset_error
     # Where infinities took part it is nan.
-    return (difference - origin) + jnp.where(jnp.isnan(lost), 0, lost)
+    return (difference - offset) + jnp.where(jnp.isnan(lost), 0, lost)
+
+
+def origin_of(
+    anchor: Array, change: Array, exact: bool | Array = False
+) -> tuple[Array, Array]:
+    """anchor + change, rounded, and what is lost. What is measured from there is exact only
+    if the change is a whole number.
+    """
+    step = jnp.where(exact, jnp.round(change), change)
+    origin, error = two_sum(anchor, step)
+    return origin, (change - step) + error
 
 
 class RowSums(NamedTuple):
@@ -154,13 +198,14 @@ def _row_sums_of_finite(
     """
     dtype = result_dtype(logits_p, logits_q)
     a, b, top, anchor = (x.astype(dtype) for x in (logits_p, logits_q, *mode[:2]))
-    weight, delta = mass_of(a, top), delta_of(a, b, top, anchor)
+    exact = are_exact(logits_p, logits_q)
+    weight, delta = mass_of(a, top, exact), delta_of(a, b, top, anchor, exact)
     # Not where the weight is 0: where it underflows q may be 0, and 0 * -inf must show.
     delta = jnp.where(a < _bottom(top), 0, delta)
     mass, moment = _sums_of_weights(sums, weight, weight * delta, top, mode[2])
     mean = moment / mass
-    origin, remainder = two_sum(anchor, mean)
-    mass_q = mass_of(b, origin) * jnp.exp(-remainder)
+    origin, remainder = origin_of(anchor, mean, exact)
+    mass_q = mass_of(b, origin, exact) * jnp.exp(-remainder)
     d = delta - mean
     total, residual = sums(_phi_terms(weight, d, mass_q), weight * d)
     no = jnp.zeros_like(mean, bool)
@@ -179,6 +224,7 @@ def row_sums(
     are to be merged. Both passes need weight and delta, kept or computed again.
     """
     dtype = result_dtype(logits_p, logits_q)
+    exact = are_exact(logits_p, logits_q)
     largest = float(jnp.finfo(dtype).max)
     top, at_mode = (clamp_inf(x, dtype) for x in mode[:2])
     top = jnp.where(top == -jnp.inf, 0, top)
@@ -188,7 +234,7 @@ def row_sums(
 
     def parts(top: Array, anchor: Array) -> tuple[Array, Array, Array]:
         a, b = clamp_inf(logits_p, dtype), clamp_inf(logits_q, dtype)
-        weight, delta = mass_of(a, top), delta_of(a, b, top, anchor)
+        weight, delta = mass_of(a, top, exact), delta_of(a, b, top, anchor, exact)
         if blocks is not None:
             b, weight = blocks.origin, weight * blocks.mass_p
             delta = delta + (blocks.reference + blocks.log_mass_ratio)
@@ -211,7 +257,7 @@ def row_sums(
     reference = jnp.where(q_dominates, peak, centre)
     # e^(b - anchor - reference) = e^(b - origin) e^-remainder; where q dominates the
     # remainder may be large too, and goes into the logarithm.
-    origin, remainder = two_sum(anchor, reference)
+    origin, remainder = origin_of(anchor, reference, ~q_dominates & exact)
     scale = jnp.exp(jnp.where(q_dominates, 0, -remainder))
 
     if recompute:
@@ -221,7 +267,7 @@ def row_sums(
         )
         b, weight, delta = parts(top, anchor)
     d = delta - centre
-    mass_q = mass_of(b, origin) * scale
+    mass_q = mass_of(b, origin, exact) * scale
     if blocks is not None:
         mass_q = mass_q * blocks.mass_q
     terms = jnp.where(q_dominates, mass_q, _phi_terms(weight, d, mass_q))

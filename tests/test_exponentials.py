@@ -153,8 +153,8 @@ def test_exponentials_without_a_rule_in_ulp(dtype):
     indirect=["dtype"],
 )
 def test_powers_in_ulp(way, dtype, bounds):
-    """In the two ways, of which accelerators have the second. A million points of each dtype,
-    once: 1.12, 1.02 and 1.84 of the first.
+    """In the two ways, of which accelerators have the second. A million points of each
+    dtype, once: 1.12, 1.02 and 1.84 of the first.
     """
     x = np.abs(scalars("exp", dtype, 60, seed=5))
     x = np.append(x, np.linspace(0, 2, 500)).astype(dtype)
