@@ -215,6 +215,46 @@ All rows are copied in float32.
 +if x.dtype == jnp.float16:
 test_divergences.py::test_memory_of_value_and_gradient[kl]
 
+float32_is_exact
+Differences of float32 count as exact.
+-finfo(x.dtype).bits <= 16
++finfo(x.dtype).bits <= 32
+test_divergences.py::test_error_in_ulp[float32]
+
+exact_shift
+What a logit loses beside a mode that is far larger is not put back.
+-return shift, x - (shift + origin)
++return shift, x - x
+test_half_precision.py::test_error_in_ulp[kl-bfloat16]
+
+exact_offset_of_q
+The offset is always taken from p's side.
+-of_b = jnp.where(rounded, anchor, jnp.where(of_q, offset, 0))
+-        of_a = jnp.where(rounded, top, jnp.where(of_q, 0, -offset))
++of_b = jnp.where(rounded, anchor, 0)
++        of_a = jnp.where(rounded, top, -offset)
+test_half_precision.py::test_error_in_ulp[kl-bfloat16]
+
+exact_offset_of_p
+The offset is always taken from q's side.
+-of_b = jnp.where(rounded, anchor, jnp.where(of_q, offset, 0))
+-        of_a = jnp.where(rounded, top, jnp.where(of_q, 0, -offset))
++of_b = jnp.where(rounded, anchor, offset)
++        of_a = jnp.where(rounded, top, 0)
+test_half_precision.py::test_error_in_ulp[kl-bfloat16]
+
+rounded_offset
+An offset that was rounded is taken for exact.
+-offset_error != 0
++offset_error > jnp.inf
+test_passes.py::test_half_precision_is_summed_in_float32
+
+whole_steps
+q's origin is not a whole number above the mode.
+-step = jnp.where(exact, jnp.round(change), change)
++step = change
+test_half_precision.py::test_q_is_exact_where_p_is_absent
+
 mode_in_its_block
 The weight of the mode is summed with the others.
 -sums = _with(sums, block, beside[..., None])
@@ -243,14 +283,14 @@ test_divergences.py::test_boundary[float32-p has no outcome]
 
 deltas_error
 The rounding error of b - a is not put back.
--lost = error - origin_error
-+lost = -origin_error
+-lost = error - offset_error
++lost = -offset_error
 test_divergences.py::test_error_in_ulp[float32]
 
 deltas_infinite
 The error of an infinite difference is nan.
--(difference - origin) + jnp.where(jnp.isnan(lost), 0, lost)
-+(difference - origin) + lost
+-(difference - offset) + jnp.where(jnp.isnan(lost), 0, lost)
++(difference - offset) + lost
 test_divergences.py::test_differences_that_overflow_float32
 
 mean_residual
@@ -291,8 +331,8 @@ test_divergences.py::test_large_divergences[float32]
 
 remainder_of_the_origin
 q's mass is measured from the origin as rounded, where all logits are finite.
--mass_q = mass_of(b, origin) * jnp.exp(-remainder)
-+mass_q = mass_of(b, origin)
+-mass_q = mass_of(b, origin, exact) * jnp.exp(-remainder)
++mass_q = mass_of(b, origin, exact)
 test_divergences.py::test_error_in_ulp[float32]
 
 remainder_of_any_origin
@@ -309,14 +349,14 @@ test_divergences.py::test_error_in_ulp_of_a_mode_in_the_last_chunk
 
 powers_without_their_error
 Masses lose the rounding error of the shift.
--return exp_of_sum(*shifted(logits, origin))
-+return exp_of_sum(logits - origin, 0)
+-return power_of(*shifted(logits, origin, exact), exact)
++return power_of(logits - origin, jnp.zeros_like(logits), exact)
 test_divergences.py::test_error_in_ulp_of_a_peaked_p
 
 bottom_of_the_range
 The shift of -inf has the error nan.
--return two_sum(bounded, -origin)
-+return two_sum(logits, -origin)
+-x = bounded(logits, origin)
++x = logits
 test_divergences.py::test_boundary[float32-p = 0 < q]
 
 last_tile
@@ -391,8 +431,8 @@ test_topk.py::test_a_masked_vocabulary_has_finite_gradients
 
 errors_of_log_ratios
 log(q / p) loses the rounding errors of two shifts.
--r = jnp.where(empty, 0, ((z - x) + (z_error - x_error)) - offset)
-+r = jnp.where(empty, 0, (z - x) - offset)
+-difference = (z - x) + (z_error - x_error)
++difference = z - x
 test_divergences.py::test_error_and_gradients_of_the_others[jeffreys-float32]
 
 small_offset
@@ -415,8 +455,8 @@ test_divergences.py::test_boundary[float32-q has no outcome]
 
 rows_of_q_alone
 Where p has no outcome, q is infinitely far from it.
--r = jnp.where(empty, 0, ((z - x) + (z_error - x_error)) - offset)
-+r = ((z - x) + (z_error - x_error)) - offset
+-r = jnp.where(empty, 0, difference - offset)
++r = difference - offset
 test_divergences.py::test_boundary_of_every_divergence[jeffreys-float32]
 
 mean_of_the_change

@@ -40,7 +40,7 @@ def beside_a_mode(rng, z):
     tiny = 10.0 ** rng.integers(-6, -2)
     mode = np.where(np.arange(z.size) == z.size // 3, rng.choice([3.0, 7, 12, 20, 50]), 0)
     a, b = (mode + (mode == 0) * tiny * x for x in (z, rng.normal(size=z.size)))
-    return (a, b) if rng.random() < 0.8 else (a, mode - 1000)
+    return ((a, b), (a, mode - 1000), (mode - 1000, b))[rng.integers(3)]
 
 
 def equal_beside_a_mode(rng, z):
@@ -51,6 +51,13 @@ def equal_beside_a_mode(rng, z):
     return mode + (mode == 0) * tiny, mode * (1 + 2.0**-5) + (mode == 0) * tiny * change
 
 
+def where_p_is_absent(rng, z):
+    """q is measured from the mean of many bits, and the outcome that matters is far below."""
+    a, b = 0.1 * z, 0.1 * z + 0.01 * rng.normal(size=z.size)
+    a[-1], b[-1] = -40, rng.uniform(-16, -8)
+    return a, b
+
+
 def with_gaps(rng, z):
     """Outcomes without mass: of both, or of p alone."""
     gone = rng.random((2, z.size)) < 0.3
@@ -59,7 +66,10 @@ def with_gaps(rng, z):
     return np.where(gone[0], -np.inf, a), np.where(gone[0] & gone[1], -np.inf, b)
 
 
-KINDS = (near, noisy, apart, beside_a_mode, equal_beside_a_mode, with_gaps)
+KINDS = (
+    *(near, noisy, apart, beside_a_mode, equal_beside_a_mode),
+    *(where_p_is_absent, with_gaps),
+)
 
 
 @functools.cache
@@ -81,7 +91,7 @@ def wide(x):
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("name", [name for name in MAIN if name != "reverse_kl"])
 def test_error_in_ulp(name, dtype):
-    """Worst seen 3.9 of KL, XXX of the others."""
+    """Worst seen 4.5."""
     function = of_lengths(optimized(MAIN[name].function), (100, 1009))
     for a, b in batches(dtype):
         found = function(a, b)
@@ -93,9 +103,19 @@ def test_error_in_ulp(name, dtype):
                 assert oracles.ulps(f, true, "float32") <= BOUND, (x, y)
 
 
+def test_q_is_exact_where_p_is_absent():
+    """Worst seen 2.4, and 6.9 where q is not measured from a whole number."""
+    rng = np.random.default_rng(5)
+    rows = [where_p_is_absent(rng, rng.normal(size=5)) for _ in range(300)]
+    a, b = np.array(rows, "f4").swapaxes(0, 1).astype(jnp.bfloat16)
+    found = optimized(MAIN["kl"].function)(a, b)
+    true = [oracles.kl(x, y) for x, y in zip(wide(a), wide(b), strict=True)]
+    assert oracles.worst(found, true, "float32") <= 4
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 def test_error_in_ulp_on_accelerators(dtype):
-    """As all of the rows are computed there, and few of them on CPUs."""
+    """As all rows are computed there, and few of them on CPUs. Worst seen 4.6."""
     function = optimized(lambda a, b: _passes._of_whole(a, b).kl)
     for a, b in batches(dtype)[1:]:
         for f, x, y in zip(function(a, b), wide(a), wide(b), strict=True):
