@@ -28,7 +28,6 @@ from kl_jax._passes import (
     Block,
     are_exact,
     block_of,
-    bounded,
     clamp_inf,
     delta_of,
     mass_of,
@@ -126,12 +125,7 @@ def outcome_terms(block: Block, logits_p: Array, logits_q: Array) -> OutcomeTerm
     size_q = jnp.where(none, jnp.inf, mass_q)
     x, x_error = shifted(a, block.top, exact)
     z, z_error = shifted(b, origin, exact)
-    if exact:
-        sides = bounded(a, block.top), bounded(b, origin)
-        difference = delta_of(*sides, block.top, origin, exact)
-    else:
-        difference = (z - x) + (z_error - x_error)
-    r = jnp.where(empty, 0, difference - offset)
+    r = jnp.where(empty, 0, ((z - x) + (z_error - x_error)) - offset)
     # The smaller of p and q is the larger times e^-|r|, and the difference is the larger
     # times 1 - e^-|r|, which neither cancels nor overflows: two exponentials for all three.
     up = r > 0

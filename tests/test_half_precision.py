@@ -52,7 +52,7 @@ def equal_beside_a_mode(rng, z):
 
 
 def where_p_is_absent(rng, z):
-    """q is measured from the mean of many bits, and the outcome that matters is far below."""
+    """q is measured from a mean of many bits, and what matters of it is far below."""
     a, b = 0.1 * z, 0.1 * z + 0.01 * rng.normal(size=z.size)
     a[-1], b[-1] = -40, rng.uniform(-16, -8)
     return a, b
