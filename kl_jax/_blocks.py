@@ -32,7 +32,6 @@ from kl_jax._passes import (
     delta_of,
     mass_of,
     mode_by_mask,
-    origin_of,
     power_of,
     row_sums,
     shifted,
@@ -114,7 +113,7 @@ def outcome_terms(block: Block, logits_p: Array, logits_q: Array) -> OutcomeTerm
     # difference of the shifted logits minus log(mass_q / mass_p), which is tiny.
     log_mass_ratio = jnp.where(none, 0, block.log_mass_ratio)
     change, error = two_sum(block.reference, log_mass_ratio)
-    origin, rounded = origin_of(block.anchor, change, exact)
+    origin, rounded = two_sum(block.anchor, change)
     mass_q = mass_of(block.origin, origin) * block.mass_q
     # Up to 1 the two numbers err less than the masses do.
     small = jnp.abs(block.reference) + jnp.abs(log_mass_ratio) < 1
@@ -123,8 +122,8 @@ def outcome_terms(block: Block, logits_p: Array, logits_q: Array) -> OutcomeTerm
     # Nothing is left of what is divided by inf.
     size_p = jnp.where(empty, jnp.inf, block.mass_p)
     size_q = jnp.where(none, jnp.inf, mass_q)
-    x, x_error = shifted(a, block.top, exact)
-    z, z_error = shifted(b, origin, exact)
+    x, x_error = shifted(a, block.top)
+    z, z_error = shifted(b, origin)
     r = jnp.where(empty, 0, ((z - x) + (z_error - x_error)) - offset)
     # The smaller of p and q is the larger times e^-|r|, and the difference is the larger
     # times 1 - e^-|r|, which neither cancels nor overflows: two exponentials for all three.

@@ -94,30 +94,22 @@ def are_exact(*logits: Array) -> bool:
     return all(jnp.finfo(x.dtype).bits <= 16 for x in logits)
 
 
-def bounded(logits: Array, origin: Array) -> Array:
-    """From half the range below the origin up: x - origin of -inf would be nan."""
+def shifted(logits: Array, origin: Array) -> tuple[Array, Array]:
+    """x - origin, from the bottom up, and its rounding error: at a shift of 40 it is 17 ULP
+    of the power. That of -inf would be nan.
+    """
     # One instruction of a CPU for four, and one of a TPU for two.
-    return lax.platform_dependent(
+    bounded = lax.platform_dependent(
         *(logits, _bottom(origin)), cpu=clamp_min, default=jnp.maximum
     )
-
-
-def shifted(logits: Array, origin: Array, exact: bool = False) -> tuple[Array, Array]:
-    """x - origin and its rounding error: at a shift of 40 it is 17 ULP of the power."""
-    x = bounded(logits, origin)
-    if not exact:
-        return two_sum(x, -origin)
-    # Where something is lost the origin is the larger, or the power is nothing (Dekker).
-    shift = x - origin
-    return shift, x - (shift + origin)
+    return two_sum(bounded, -origin)
 
 
 def power_of(x: Array, error: Array, exact: bool = False) -> Array:
     """e^(x + error)."""
     if not exact:
         return exp_of_sum(x, error)
-    # The e^x of TPUs, a product and 2^x, errs by more than half an ULP of x, and that is
-    # all the error can be.
+    # Few powers lose anything, and the e^x of TPUs, a product and 2^x, errs by as much.
     return lax.platform_dependent(
         *(x, error), tpu=lambda x, _: jnp.exp(x), default=exp_of_sum
     )
@@ -125,7 +117,7 @@ def power_of(x: Array, error: Array, exact: bool = False) -> Array:
 
 def mass_of(logits: Array, origin: Array, exact: bool = False) -> Array:
     """e^(x - origin)."""
-    return power_of(*shifted(logits, origin, exact), exact)
+    return power_of(*shifted(logits, origin), exact)
 
 
 def delta_of(a: Array, b: Array, top: Array, anchor: Array, exact: bool = False) -> Array:
@@ -135,26 +127,17 @@ def delta_of(a: Array, b: Array, top: Array, anchor: Array, exact: bool = False)
     offset, offset_error = two_sum(anchor, -top)
     if exact:
         # The offset is taken from the side that is further out, and nothing from the other:
-        # less a mode of 12, logits of 1e-5 keep 4 bits.
-        of_q, rounded = jnp.abs(anchor) > jnp.abs(top), offset_error != 0
-        of_b = jnp.where(rounded, anchor, jnp.where(of_q, offset, 0))
-        of_a = jnp.where(rounded, top, jnp.where(of_q, 0, -offset))
-        return (b - of_b) - (a - of_a)
+        # less a mode of 12, logits of 1e-5 keep 4 bits. A small offset is lost beside what
+        # is 2^16 times as large, and taken at the end.
+        small, rounded = jnp.abs(offset) < 2**-8, offset_error != 0
+        of_q = jnp.where(jnp.abs(anchor) > jnp.abs(top), offset, 0)
+        of_b = jnp.where(small, 0, jnp.where(rounded, anchor, of_q))
+        of_a = jnp.where(small, 0, jnp.where(rounded, top, of_q - offset))
+        return ((b - of_b) - (a - of_a)) - jnp.where(small, offset, 0)
     difference, error = two_sum(b, -a)
     lost = error - offset_error
     # Where infinities took part it is nan.
     return (difference - offset) + jnp.where(jnp.isnan(lost), 0, lost)
-
-
-def origin_of(
-    anchor: Array, change: Array, exact: bool | Array = False
-) -> tuple[Array, Array]:
-    """anchor + change, rounded, and what is lost. What is measured from there is exact only
-    if the change is a whole number.
-    """
-    step = jnp.where(exact, jnp.round(change), change)
-    origin, error = two_sum(anchor, step)
-    return origin, (change - step) + error
 
 
 class RowSums(NamedTuple):
@@ -204,7 +187,7 @@ def _row_sums_of_finite(
     delta = jnp.where(a < _bottom(top), 0, delta)
     mass, moment = _sums_of_weights(sums, weight, weight * delta, top, mode[2])
     mean = moment / mass
-    origin, remainder = origin_of(anchor, mean, exact)
+    origin, remainder = two_sum(anchor, mean)
     mass_q = mass_of(b, origin, exact) * jnp.exp(-remainder)
     d = delta - mean
     total, residual = sums(_phi_terms(weight, d, mass_q), weight * d)
@@ -257,7 +240,7 @@ def row_sums(
     reference = jnp.where(q_dominates, peak, centre)
     # e^(b - anchor - reference) = e^(b - origin) e^-remainder; where q dominates the
     # remainder may be large too, and goes into the logarithm.
-    origin, remainder = origin_of(anchor, reference, ~q_dominates & exact)
+    origin, remainder = two_sum(anchor, reference)
     scale = jnp.exp(jnp.where(q_dominates, 0, -remainder))
 
     if recompute:
