@@ -109,7 +109,8 @@ def power_of(x: Array, error: Array, exact: bool = False) -> Array:
     """e^(x + error)."""
     if not exact:
         return exp_of_sum(x, error)
-    # Few powers lose anything, and the e^x of TPUs, a product and 2^x, errs by as much.
+    # p's lose nothing, but those far below the mode, and q's half an ULP of x: no more than
+    # the e^x of TPUs does, a product and 2^x.
     return lax.platform_dependent(
         *(x, error), tpu=lambda x, _: jnp.exp(x), default=exp_of_sum
     )
