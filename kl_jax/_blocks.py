@@ -23,7 +23,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from kl_jax._arithmetic import jitted_custom_jvp, linear, nan_where, row_sum, two_sum
 from kl_jax._contracts import AxisName
-from kl_jax._exponentials import powers_of
+from kl_jax._exponentials import power_of, powers_of
 from kl_jax._passes import (
     Block,
     are_exact,
@@ -32,7 +32,6 @@ from kl_jax._passes import (
     delta_of,
     mass_of,
     mode_by_mask,
-    power_of,
     row_sums,
     shifted,
     summarize,

@@ -28,7 +28,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from kl_jax._arithmetic import clamp_min, result_dtype, row_sum, two_sum
-from kl_jax._exponentials import exp_of_sum, log1p, phi_series, phi_series_holds
+from kl_jax._exponentials import log1p, phi_series, phi_series_holds, power_of
 from kl_jax._sharding import is_spread
 
 
@@ -103,17 +103,6 @@ def shifted(logits: Array, origin: Array) -> tuple[Array, Array]:
         *(logits, _bottom(origin)), cpu=clamp_min, default=jnp.maximum
     )
     return two_sum(bounded, -origin)
-
-
-def power_of(x: Array, error: Array, exact: bool = False) -> Array:
-    """e^(x + error)."""
-    if not exact:
-        return exp_of_sum(x, error)
-    # p's lose nothing, but those far below the mode, and q's half an ULP of x: no more than
-    # the e^x of TPUs does, a product and 2^x.
-    return lax.platform_dependent(
-        *(x, error), tpu=lambda x, _: jnp.exp(x), default=exp_of_sum
-    )
 
 
 def mass_of(logits: Array, origin: Array, exact: bool = False) -> Array:

@@ -4,14 +4,14 @@ import functools
 
 import numpy as np
 import oracles
+from oracles import FLOOR
 
 INF = np.inf
 OUTCOMES = 24
 
 # In ULP. Worst seen of 900 partitions of the batch: 7.6 merged at once (3.5 without
-# blocks). Below the floor float32 terms underflow, and the digits of the oracle end.
+# blocks).
 BOUND = 10.0
-FLOOR = {"float32": 2.0**-90, "float64": 2.0**-400}
 
 
 @functools.cache

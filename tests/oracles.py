@@ -223,3 +223,18 @@ def assert_near(found, true, bound):
     """Of many float32 numbers, with a truth in float64."""
     error = np.abs(found - true) / np.spacing(np.abs(true).astype("f4"))
     assert error.max() <= bound
+
+
+# Below it float32 terms underflow, and the 140 digits of each term end.
+FLOOR = {"float32": 2.0**-90, "float64": 2.0**-400}
+
+
+def assert_within(bound, found, true, dtype="float32"):
+    """`found` is not negative, and within `bound` ULP of what is above the floor."""
+    assert found.dtype == dtype
+    assert (found >= 0).all()
+    for row, (f, t) in enumerate(zip(found, true, strict=True)):
+        if t > FLOOR[dtype]:
+            assert ulps(f, t, dtype) <= bound, (row, f, t)
+        else:
+            assert f <= 2 * FLOOR[dtype], (row, f, t)

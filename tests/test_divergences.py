@@ -13,6 +13,7 @@ import registry
 import scipy.special
 import scipy.stats
 from jax.sharding import AxisType, PartitionSpec
+from oracles import FLOOR, assert_within
 from programs import (
     compiled,
     in_precision,
@@ -53,10 +54,8 @@ def batch(dtype, size, seed=0):
     return a.astype(dtype), b.astype(dtype)
 
 
-# benchmarks/accuracy.py sees at most 7.3 ULP. Below the floor float32 terms underflow,
-# and the 140 digits that the oracle has of each term end.
+# benchmarks/accuracy.py sees at most 7.3 ULP.
 BOUND = 8.0
-FLOOR = {"float32": 2.0**-90, "float64": 2.0**-400}
 
 # 257 outcomes are looked through for the mode as a whole, 320 in five chunks of 64.
 SIZES = (2, 3, 7, 33, 257, 320)
@@ -73,17 +72,6 @@ def value_and_gradients(a, b):
     """As users compile it in float32; float64 has constants of its own, and `value`."""
     dtype = str(a.dtype)
     return of_lengths(_value_and_gradients[dtype], LENGTHS[dtype])(a, b)
-
-
-def assert_within(bound, found, true, dtype="float32"):
-    """`found` is not negative, and within `bound` ULP of what is above the floor."""
-    assert found.dtype == dtype
-    assert (found >= 0).all()
-    for row, (f, t) in enumerate(zip(found, true, strict=True)):
-        if t > FLOOR[dtype]:
-            assert oracles.ulps(f, t, dtype) <= bound, (row, f, t)
-        else:
-            assert f <= 2 * FLOOR[dtype], (row, f, t)
 
 
 def truth(a, b):
