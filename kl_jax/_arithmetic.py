@@ -211,3 +211,11 @@ def in_units_of_rows(x: Array) -> Array:
     largest = jnp.max(jnp.abs(x), -1, keepdims=True)
     unit = jnp.broadcast_to(power_of_2_near(largest), x.shape)
     return divide(x, jax.lax.stop_gradient(unit))
+
+
+def are_exact(*logits: Array) -> bool:
+    """Whether differences of the logits are exact in float32, as those of half precision
+    are: of 8 or 11 bits each, in 24. Only what is 2^16 or 2^13 times smaller than the other
+    is rounded.
+    """
+    return all(jnp.finfo(x.dtype).bits <= 16 for x in logits)

@@ -21,22 +21,28 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
-from kl_jax._arithmetic import jitted_custom_jvp, linear, nan_where, row_sum, two_sum
+from kl_jax._arithmetic import (
+    are_exact,
+    jitted_custom_jvp,
+    linear,
+    nan_where,
+    row_sum,
+    two_sum,
+)
 from kl_jax._contracts import AxisName
 from kl_jax._exponentials import power_of, powers_of
 from kl_jax._passes import (
     Block,
-    are_exact,
     block_of,
+    bounded,
     clamp_inf,
     delta_of,
     mass_of,
-    mode_by_mask,
     row_sums,
     shifted,
     summarize,
-    sums_apart,
 )
+from kl_jax._reductions import mode_by_mask, sums_apart
 
 
 def merge(blocks: Block, axis: int = 0) -> Block:
@@ -123,7 +129,14 @@ def outcome_terms(block: Block, logits_p: Array, logits_q: Array) -> OutcomeTerm
     size_q = jnp.where(none, jnp.inf, mass_q)
     x, x_error = shifted(a, block.top)
     z, z_error = shifted(b, origin)
-    r = jnp.where(empty, 0, ((z - x) + (z_error - x_error)) - offset)
+    if exact:
+        # From an origin of few bits the difference needs no rounding errors.
+        near = jnp.where(is_infinite(origin), origin, lax.reduce_precision(origin, 8, 7))
+        sides = bounded(a, block.top), bounded(b, origin)
+        r = delta_of(*sides, block.top, near, exact) - (origin - near)
+    else:
+        r = (z - x) + (z_error - x_error)
+    r = jnp.where(empty, 0, r - offset)
     # The smaller of p and q is the larger times e^-|r|, and the difference is the larger
     # times 1 - e^-|r|, which neither cancels nor overflows: two exponentials for all three.
     up = r > 0

@@ -162,7 +162,7 @@ def exp_of_sum(x: Array, error: Array) -> Array:
     """e^(x + error) to the first order in the error, for x <= 88: nan or inf may be above.
     It has no custom_jvp: it is called only inside functions that define theirs.
     """
-    power = jax.lax.platform_dependent(x, cpu=_exp_on_cpu, default=jnp.exp)
+    power = jax.lax.platform_dependent(x, cpu=exp_on_cpu, default=jnp.exp)
     return power + power * error
 
 
@@ -177,7 +177,7 @@ def power_of(x: Array, error: Array, exact: bool = False) -> Array:
     )
 
 
-def _exp_on_cpu(x: Array) -> Array:
+def exp_on_cpu(x: Array) -> Array:
     """XLA's own bounds x and the exponent once more each: 20 instructions to these 15."""
     if x.dtype != jnp.float32:
         return jnp.exp(x)

@@ -34,7 +34,9 @@ from kl_jax._blocks import (
     summary_tangent,
 )
 from kl_jax._contracts import AxisName
-from kl_jax._passes import Block, Sums, by_rows, sums_by_platform, sums_in_blocks
+from kl_jax._passes import Block
+from kl_jax._reductions import Sums, sums_by_platform, sums_in_blocks
+from kl_jax._tiles import by_rows
 
 Rows = tuple[Array, ...]  # one number a row each; the divergence is the first
 

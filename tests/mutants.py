@@ -51,6 +51,12 @@ class Outcome(NamedTuple):
 EDITS = r"""
 [_arithmetic.py]
 
+float32_is_exact
+Differences of float32 count as exact.
+-finfo(x.dtype).bits <= 16
++finfo(x.dtype).bits <= 32
+test_divergences.py::test_error_in_ulp[float32]
+
 product_of_second_words
 The second words are not multiplied.
 -return two_sum(product, error + (x[0] * y[1] + x[1] * y[0]))
@@ -207,7 +213,71 @@ The series is not divided by e^x.
 +return jnp.where(near, series, scaled_phi(x) / size / size)
 test_divergences.py::test_parameters_that_are_arrays[renyi 0.5-2]
 
-[_passes.py]
+[_reductions.py]
+
+mode_in_its_block
+The weight of the mode is summed with the others.
+-sums = _with(sums, block, beside[..., None])
++beside = beside
+test_passes.py::test_the_mass_beside_one_mode
+
+block_of_the_mode
+A sum of many blocks has another order than one of few.
+-beside = _sums_of_blocks(_with(one, place - block * length, 0))
+-        sums = _with(sums, block, beside[..., None])
++beside = row_sum(_with(one, place - block * length, 0))
++        sums = _with(sums, block, beside)
+test_passes.py::test_every_number_of_a_row_alone_has_the_same_bits
+
+mode_in_the_rest
+The mode is counted twice where it is in no block.
+-rest = _with(rest, place - count * length, 0)
++rest = rest + 0
+test_passes.py::test_the_mass_beside_one_mode
+
+mode_of_the_first_chunk
+The mode is looked for in the first chunk, whichever holds it.
+-chunk = _place_of(top, of_chunks)
++chunk = 0 * _place_of(top, of_chunks)
+test_divergences.py::test_error_in_ulp_of_a_mode_in_the_last_chunk
+
+sums_of_xla
+Rows are summed as XLA does.
+-return tuple(sum_in_blocks(x) for x in terms)
++return tuple(jnp.sum(x, -1, keepdims=True) for x in terms)
+test_divergences.py::test_a_row_has_the_same_bits_in_any_batch[kl-1000]
+
+sums_left_over
+The bits of a row depend on how many there are.
+-missing = -len(blocks) % TOGETHER
++missing = 0
+test_divergences.py::test_a_row_has_the_same_bits_in_any_batch[kl-1000]
+
+rest_of_a_row
+What is left of a row after blocks of 64 is lost.
+-row_sum(jnp.concatenate([sums, rest], -1) if rest.size else sums)
++row_sum(sums)
+test_divergences.py::test_error_in_ulp_of_few_rows[1-1009]
+
+order_of_negative_logits
+Negative logits of half precision have the order of their sizes.
+-return bits ^ (sign & 0x7FFFFFFF)
++return bits ^ (sign & 0)
+test_passes.py::test_the_mode_of_half_precision
+
+one_candidate
+Of a place that stands for several outcomes the first is taken.
+-candidates = jnp.minimum(first + others, outcomes - 1)
++candidates = jnp.minimum(first + 0 * others, outcomes - 1)
+test_passes.py::test_the_mode_of_half_precision
+
+candidates_beyond_the_row
+The last candidates are none.
+-candidates = jnp.minimum(first + others, outcomes - 1)
++candidates = first + others
+test_passes.py::test_the_mode_of_half_precision
+
+[_tiles.py]
 
 slices_of_bfloat16
 All rows are copied in float32.
@@ -215,11 +285,19 @@ All rows are copied in float32.
 +if x.dtype == jnp.float16:
 test_divergences.py::test_memory_of_value_and_gradient[kl]
 
-float32_is_exact
-Differences of float32 count as exact.
--finfo(x.dtype).bits <= 16
-+finfo(x.dtype).bits <= 32
-test_divergences.py::test_error_in_ulp[float32]
+last_tile
+The rows of the last tile are left out where it is not full.
+-found = lax.fori_loop(0, -(-rows // size), put, nothing)
++found = lax.fori_loop(0, rows // size, put, nothing)
+test_passes.py::test_tiles_of_rows[7-64]
+
+results_that_vary
+The loop over tiles begins with what is the same on all devices.
+-lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype) + none.astype(x.dtype), like
++lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype), like
+test_sharding.py::test_tiles_of_rows_inside[kl]
+
+[_passes.py]
 
 exact_offset_of_q
 The offset is always taken from p's side.
@@ -243,33 +321,37 @@ rounded_offset
 An offset that was rounded is taken for exact.
 -offset_error != 0
 +offset_error > jnp.inf
-test_passes.py::test_half_precision_is_summed_in_float32
-
-mode_in_its_block
-The weight of the mode is summed with the others.
--sums = _with(sums, block, beside[..., None])
-+beside = beside
-test_passes.py::test_the_mass_beside_one_mode
-
-block_of_the_mode
-A sum of many blocks has another order than one of few.
--beside = _sums_of_blocks(_with(one, place - block * length, 0))
--        sums = _with(sums, block, beside[..., None])
-+beside = row_sum(_with(one, place - block * length, 0))
-+        sums = _with(sums, block, beside)
-test_divergences.py::test_a_row_has_the_same_bits_in_any_batch[kl-1000]
-
-mode_in_the_rest
-The mode is counted twice where it is in no block.
--rest = _with(rest, place - count * length, 0)
-+rest = rest + 0
-test_passes.py::test_the_mass_beside_one_mode
+test_half_precision.py::test_slopes[bfloat16]
 
 empty_p_has_a_mode
 A row without outcomes has the mass of a mode.
 -(top != -jnp.inf).astype
 +(top != jnp.inf).astype
 test_divergences.py::test_boundary[float32-p has no outcome]
+
+whole_origins
+What is below e^-40 of p has the errors of a shift where nothing else differs.
+-rounded = (jnp.maximum(origin_p, origin_q) > 0) & (total < 2**-24)
++rounded = jnp.zeros_like(total, bool)
+test_divergences.py::test_first_derivatives[float32]
+
+rows_beside_others
+A row is computed in another way beside one with infinities.
+-lambda: jnp.where(finite, found, of_any())
++of_any
+test_passes.py::test_a_row_beside_any_other
+
+float64_from_whole_numbers
+Weights of float64 are quotients of two powers.
+-if result_dtype(get_p(), get_q()) == jnp.float64:
++if result_dtype(get_p(), get_q()) == jnp.float16:
+test_divergences.py::test_first_derivatives_of_a_peaked_p[float64]
+
+weights_beside_the_mode
+The weight of the mode is 1, and that of others is not relative to it.
+-mass = 1 + sum_in_blocks(weight, mode[2]) / of_mode
++mass = 1 + sum_in_blocks(weight, mode[2])
+test_divergences.py::test_error_in_ulp[float32]
 
 deltas_error
 The rounding error of b - a is not put back.
@@ -289,6 +371,12 @@ KL is taken at the mean as rounded.
 +corrected = total
 test_divergences.py::test_error_in_ulp_where_q_lacks_the_mode
 
+large_kl_of_a_rounded_mean
+A large KL has the error of a mean that is much larger.
+-large = ((x.reference - mean) - residual) + log_mass_ratio
++large = (x.reference - (mean + residual)) + log_mass_ratio
+test_half_precision.py::test_error_in_ulp_on_accelerators[bfloat16]
+
 no_outcome_of_p
 KL is not 0 where p has no outcome.
 -jnp.where(infinite, jnp.inf, jnp.where(x.mass == 0, 0, kl))
@@ -299,7 +387,7 @@ missing_at_the_smallest_number
 A logit of finfo.min counts as -inf.
 -(logits_q.astype(dtype) < least_q)
 +(logits_q.astype(dtype) <= least_q)
-test_divergences.py::test_boundary_of_every_divergence[kl-float32]
+test_passes.py::test_the_smallest_number_is_a_logit[_of_whole]
 
 missing_beside_infinity
 Finite logits count beside +inf.
@@ -309,8 +397,8 @@ test_divergences.py::test_boundary[float32-two +inf]
 
 terms_without_p
 Outcomes with p = 0 < q are left out of q's mass.
--near = phi_series_holds(d) & (weight > 0)
-+near = phi_series_holds(d)
+-terms = _phi_terms(weight, jnp.where(weight > 0, d, _FAR), mass_q)
++terms = _phi_terms(weight, d, mass_q)
 test_divergences.py::test_boundary[float32-p = 0 < q]
 
 large_rows
@@ -321,8 +409,8 @@ test_divergences.py::test_large_divergences[float32]
 
 remainder_of_the_origin
 q's mass is measured from the origin as rounded, where all logits are finite.
--mass_q = mass_of(b, origin, exact) * jnp.exp(-remainder)
-+mass_q = mass_of(b, origin, exact)
+-exp_of_sum(shift, error - remainder)
++exp_of_sum(shift, error)
 test_divergences.py::test_error_in_ulp[float32]
 
 remainder_of_any_origin
@@ -331,53 +419,17 @@ q's mass is measured from the origin as rounded.
 +scale = jnp.ones_like(remainder)
 test_passes.py::test_platforms_agree[tpu-float32]
 
-mode_of_the_first_chunk
-The mode is looked for in the first chunk, whichever holds it.
--chunk = jnp.argmax(jnp.max(x, -1), -1, keepdims=True)
-+chunk = 0 * jnp.argmax(jnp.max(x, -1), -1, keepdims=True)
-test_divergences.py::test_error_in_ulp_of_a_mode_in_the_last_chunk
-
 powers_without_their_error
 Masses lose the rounding error of the shift.
--return power_of(*shifted(logits, origin), exact)
-+return power_of(logits - origin, jnp.zeros_like(logits), exact)
-test_divergences.py::test_error_in_ulp_of_a_peaked_p
+-return exp_of_sum(*shifted(logits, origin))
++return exp_of_sum(logits - origin, jnp.zeros_like(logits))
+test_passes.py::test_shifts_on_accelerators
 
 bottom_of_the_range
 The shift of -inf has the error nan.
--return two_sum(bounded, -origin)
+-return two_sum(bounded(logits, origin), -origin)
 +return two_sum(logits, -origin)
 test_divergences.py::test_boundary[float32-p = 0 < q]
-
-last_tile
-The rows of the last tile are left out where it is not full.
--found = lax.fori_loop(0, -(-rows // size), put, nothing)
-+found = lax.fori_loop(0, rows // size, put, nothing)
-test_passes.py::test_tiles_of_rows[7-64]
-
-sums_of_xla
-Rows are summed as XLA does.
--return tuple(_sum_in_blocks(x) for x in terms)
-+return tuple(jnp.sum(x, -1, keepdims=True) for x in terms)
-test_divergences.py::test_a_row_has_the_same_bits_in_any_batch[kl-1000]
-
-sums_left_over
-The bits of a row depend on how many there are.
--missing = -len(blocks) % _TOGETHER
-+missing = 0
-test_divergences.py::test_a_row_has_the_same_bits_in_any_batch[kl-1000]
-
-results_that_vary
-The loop over tiles begins with what is the same on all devices.
--lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype) + none.astype(x.dtype), like
-+lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype), like
-test_sharding.py::test_tiles_of_rows_inside[kl]
-
-rest_of_a_row
-What is left of a row after blocks of 64 is lost.
--row_sum(jnp.concatenate([sums, rest], -1) if rest.size else sums)
-+row_sum(sums)
-test_divergences.py::test_error_in_ulp_of_few_rows[1-1009]
 
 [_blocks.py]
 
@@ -421,9 +473,15 @@ test_topk.py::test_a_masked_vocabulary_has_finite_gradients
 
 errors_of_log_ratios
 log(q / p) loses the rounding errors of two shifts.
--r = jnp.where(empty, 0, ((z - x) + (z_error - x_error)) - offset)
-+r = jnp.where(empty, 0, (z - x) - offset)
+-r = (z - x) + (z_error - x_error)
++r = z - x
 test_divergences.py::test_error_and_gradients_of_the_others[jeffreys-float32]
+
+log_ratio_of_half_precision
+log(q / p) is measured from p's mode, however far q's logit there is from the others.
+-near = jnp.where(is_infinite(origin), origin, lax.reduce_precision(origin, 8, 7))
++near = block.anchor
+test_half_precision.py::test_slopes[bfloat16]
 
 small_offset
 The offset of log(q / p) has the errors of the masses.
@@ -445,8 +503,8 @@ test_divergences.py::test_boundary[float32-q has no outcome]
 
 rows_of_q_alone
 Where p has no outcome, q is infinitely far from it.
--r = jnp.where(empty, 0, ((z - x) + (z_error - x_error)) - offset)
-+r = ((z - x) + (z_error - x_error)) - offset
+-r = jnp.where(empty, 0, r - offset)
++r = r - offset
 test_divergences.py::test_boundary_of_every_divergence[jeffreys-float32]
 
 mean_of_the_change

@@ -65,6 +65,12 @@ def below_a_tiny_mode(rng, z):
     return a, b
 
 
+def beside_the_mode_of_q(rng, z):
+    """The logit of q at p's mode is far from all others, which are near p's."""
+    a, b = z, z + 10.0 ** -rng.integers(0, 3) * rng.normal(size=z.size)
+    return a, b + rng.choice([-1e4, -30, -3, 3, 30]) * (a == a.max())
+
+
 def with_gaps(rng, z):
     """Outcomes without mass: of both, or of p alone."""
     gone = rng.random((2, z.size)) < 0.3
@@ -75,7 +81,7 @@ def with_gaps(rng, z):
 
 KINDS = (
     *(near, noisy, apart, beside_a_mode, equal_beside_a_mode),
-    *(where_p_is_absent, below_a_tiny_mode, with_gaps),
+    *(where_p_is_absent, below_a_tiny_mode, beside_the_mode_of_q, with_gaps),
 )
 
 

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from programs import quick, quickly
 
 from kl_jax import (
-    _passes,
+    _tiles,
     kl_divergence,
     kl_divergence_from_probs,
     linear_kl_divergence,
@@ -327,7 +327,7 @@ def test_rows_are_not_cut_into_tiles_on_a_mesh(monkeypatch):
     """A loop over tiles would gather the rows of other devices. No other test has this
     shape: its trace would be found again.
     """
-    monkeypatch.setattr(_passes, "_TILE", 64)
+    monkeypatch.setattr(_tiles, "_TILE", 64)
     spread = NamedSharding(mesh(2, 4), P("rows", "vocab"))
     x = jax.ShapeDtypeStruct((16, 136), jnp.float32, sharding=spread)
     with quickly(), jax.set_mesh(spread.mesh):  # the HLO is the same
