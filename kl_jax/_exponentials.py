@@ -119,6 +119,11 @@ def phi_series(r: Array) -> Array:
     return r * (0.5 * r + (r * r) * polynomial(_EXP_SERIES[r.dtype], r))
 
 
+def phi_quotient_series(r: Array) -> Array:
+    """(e^r - 1 - r) / r^2 likewise."""
+    return 0.5 + r * polynomial(_EXP_SERIES[r.dtype], r)
+
+
 def phi_series_holds(x: Array) -> Array:
     """Where `phi_series` holds. Outside, q - p (1 + d) takes over, which multiplies the
     rounding errors of q and p by 1 at -1 and by 2.4 at 2, and by 4 at -0.7.
@@ -331,7 +336,7 @@ def expm1_quotient(x: Array) -> Array:
     """(e^x - 1) / x for x <= 0, and its derivatives, at 0 too."""
     near = phi_series_is_better(x)
     r = jnp.where(near, x, 0)
-    series = 1 + r * (0.5 + r * polynomial(_EXP_SERIES[x.dtype], r))
+    series = 1 + r * phi_quotient_series(r)
     return jnp.where(near, series, expm1(x) / jnp.where(near, 1, x))
 
 
@@ -339,9 +344,8 @@ def scaled_phi_quotient(x: Array) -> Array:
     """min(1, e^-x) phi(x) / x^2, and its derivatives, at 0 too."""
     near = phi_series_is_better(x)
     r, size = jnp.where(near, x, 0), jnp.where(near, 1, x)
-    series = 0.5 + r * polynomial(_EXP_SERIES[x.dtype], r)
     decay = jnp.exp(-jnp.where(r > 0, r, 0))
-    return jnp.where(near, decay * series, scaled_phi(x) / size / size)
+    return jnp.where(near, decay * phi_quotient_series(r), scaled_phi(x) / size / size)
 
 
 def scaled_phi_difference(x: Array, c: float | Array) -> Array:

@@ -28,7 +28,7 @@ from kl_jax._exponentials import (
     exp_of_sum,
     exp_on_cpu,
     log1p,
-    phi_series,
+    phi_quotient_series,
     phi_series_holds,
 )
 from kl_jax._reductions import (
@@ -279,8 +279,9 @@ def _phi_terms(weight: Array, d: Array, mass_q: Array) -> Array:
     """p phi(d), or q - p - p d: each where it neither cancels nor overflows. The second
     holds at p = 0 too.
     """
-    outside = (mass_q - weight) - weight * d
-    return jnp.where(phi_series_holds(d), weight * phi_series(d), outside)
+    moment = weight * d
+    series = (moment * d) * phi_quotient_series(d)
+    return jnp.where(phi_series_holds(d), series, (mass_q - weight) - moment)
 
 
 def _squeezed(rows: RowSums) -> RowSums:
