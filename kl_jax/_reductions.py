@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -168,7 +169,7 @@ def sum_of_products(x: Array, y: Array) -> Array:
     """
     size = x.shape[-1]
     pieces = next((n for n in _PIECES if size % (n * TOGETHER) == 0), 1)
-    return sum_in_blocks(sum(jnp.split(x * y, pieces, -1)))
+    return sum_in_blocks(functools.reduce(jnp.add, jnp.split(x * y, pieces, -1)))
 
 
 def _with(x: Array, place: Array, value: ArrayLike) -> Array:

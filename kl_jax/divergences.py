@@ -81,8 +81,8 @@ def kl_divergence(
       whatever offset they have. Below, 4 ULP or smallest normal numbers. Gradients and
       Fisher-vector products (jvp of grad): 1e-6 of the largest component in float32; 1e-5
       where log(q / p) is -40. Values on a CPU have the same bits for a row alone, in a
-      batch, under vmap and in `shard_map` if the outcomes are a multiple of 8; else, and on
-      a mesh in plain `jit`, up to 4 ULP.
+      batch, under vmap and in `shard_map` if the outcomes are a multiple of 8 (not in JAX
+      0.10.0); else, and on a mesh in plain `jit`, up to 4 ULP.
 
     >>> import jax.numpy as jnp
     >>> p = jnp.log(jnp.array([0.5, 0.5]))

@@ -227,7 +227,7 @@ A sum of many blocks has another order than one of few.
 -        sums = _with(sums, block, beside[..., None])
 +beside = row_sum(_with(one, place - block * length, 0))
 +        sums = _with(sums, block, beside)
-test_passes.py::test_every_number_of_a_row_alone_has_the_same_bits
+test_divergences.py::test_every_number_of_a_row_alone_has_the_same_bits
 
 mode_in_the_rest
 The mode is counted twice where it is in no block.

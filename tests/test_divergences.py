@@ -37,6 +37,7 @@ from kl_jax import (
     reverse_kl_divergence,
     skew_kl_divergence,
 )
+from kl_jax._passes import summarize
 
 INF, NAN = np.inf, np.nan
 
@@ -111,6 +112,16 @@ def test_error_in_ulp_of_few_rows(rows, size):
     cuts = range(0, len(a), rows)
     few = np.concatenate([function(a[i : i + rows], b[i : i + rows]) for i in cuts])
     assert_within(BOUND, few, true)
+
+
+@pytest.mark.slow
+def test_every_number_of_a_row_alone_has_the_same_bits():
+    a, b = np.random.default_rng(0).normal(size=(2, 300, 1000)).astype("f4")
+    numbers = optimized(summarize)
+    found = numbers(a, b)
+    each = [numbers(a[i : i + 1], b[i : i + 1]) for i in range(300)]
+    for x, *alone in zip(found, *each, strict=True):
+        np.testing.assert_array_equal(x, np.concatenate(alone))
 
 
 @pytest.mark.parametrize(

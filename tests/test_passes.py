@@ -39,14 +39,6 @@ def test_the_mass_beside_one_mode(size):
     np.testing.assert_allclose(mass, true, rtol=2.0**-23)
 
 
-@pytest.mark.slow
-def test_every_number_of_a_row_alone_has_the_same_bits():
-    a, b = np.random.default_rng(0).normal(size=(2, 300, 1000)).astype("f4")
-    found, each = whole(a, b), [whole(a[i : i + 1], b[i : i + 1]) for i in range(300)]
-    for x, *alone in zip(found, *each, strict=True):
-        np.testing.assert_array_equal(x, np.concatenate(alone))
-
-
 @pytest.mark.parametrize("sides", [([0, -INF], [-3e38, -INF]), ([-3e38, -INF], [0, 0])])
 def test_one_outcome_near_the_smallest_float(sides):
     a, b = (np.float32(x) for x in sides)
@@ -98,14 +90,11 @@ def test_nan_on_accelerators(nan, side):
 
 def test_a_row_beside_any_other():
     """Those with infinities, and far out, are computed in another way."""
-    rng = np.random.default_rng(4)
-    a, b = rng.normal(size=(2, 8, 50)).astype("f4")
-    others = np.zeros((2, 4, 50), "f4")
-    others[[0, 1, 0, 1], [0, 1, 2, 3], 3] = [INF, -INF, 100, 1e30]
-    beside = (np.concatenate(x) for x in zip((a, b), others, strict=True))
-    found = whole(*beside)
+    a, b = np.random.default_rng(4).normal(size=(2, 12, 50)).astype("f4")
+    found = whole(a, b)
+    a[[8, 10], 3], b[[9, 11], 3] = [INF, 100], [-INF, 1e30]
     for x, y in zip(found, whole(a, b), strict=True):
-        np.testing.assert_array_equal(x[:8], y)
+        np.testing.assert_array_equal(x[:8], y[:8])
 
 
 # This machine's own way is that of `whole`.
