@@ -12,7 +12,7 @@ one outcome keeps its digits; elsewhere it is a difference of differences, taken
 rounding error, because near-equal logits differ in their last digits only.
 
 These functions are arithmetic for the rules in `_blocks`: they are not meant to be
-differentiated themselves. A kernel would replace this file.
+differentiated themselves. A kernel would replace this file, `_reductions` and `_tiles`.
 """
 
 from __future__ import annotations
